@@ -1,0 +1,1 @@
+"""The nouns and the five contracts. No I/O, no policy."""

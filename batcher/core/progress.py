@@ -1,0 +1,89 @@
+"""What a run is doing right now: counters that the parts raise and the display reads.
+
+One mutable object per run, touched only on the event loop. It is a view, never a truth: the journal
+is the truth, and a resumed run starts its counters from it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from batcher.core.records import Outcome
+
+WaitReason = Literal["breaker", "retry_after", "rate_limit", "concurrency", "backoff", "disk"]
+
+
+@dataclass(slots=True)
+class Wait:
+    """How many rows wait for one reason, and since when (monotonic seconds) anyone has."""
+
+    rows: int = 0
+    since_s: float | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of one run.
+
+    `rows_total` is None while it is not known; `rows_total_is_exact` is False for an estimate.
+    `rows_before` were done when this process started, so rates count only what came after.
+    Costs: `cost_usd` is the sum of the known ones, `rows_cost_unknown` counts the rest.
+    """
+
+    rows_total: int | None = None
+    rows_total_is_exact: bool = False
+    rows_before: int = 0
+    ok: int = 0
+    invalid: int = 0
+    failed: int = 0
+    empty: int = 0
+    attempts: int = 0
+    in_flight: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    rows_cost_unknown: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    attempt_failures: Counter[str] = field(default_factory=Counter)
+    waits: dict[WaitReason, Wait] = field(default_factory=dict)
+    note: str | None = None
+
+    @property
+    def done(self) -> int:
+        """Rows that have an outcome, those of earlier processes included."""
+        return self.ok + self.invalid + self.failed
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        if outcome.status == "ok":
+            self.ok += 1
+            if not outcome.answer:
+                self.empty += 1
+        else:
+            if outcome.status == "invalid":
+                self.invalid += 1
+            else:
+                self.failed += 1
+            self.failures[outcome.error_kind or "unknown"] += 1
+        self.attempts += outcome.attempts
+        self.input_tokens += outcome.input_tokens or 0
+        self.output_tokens += outcome.output_tokens or 0
+        if outcome.cost_usd is None:
+            self.rows_cost_unknown += 1
+        else:
+            self.cost_usd += outcome.cost_usd
+
+    def wait_begin(self, reason: WaitReason, now_s: float) -> None:
+        """One more row waits for `reason`."""
+        wait = self.waits.setdefault(reason, Wait())
+        if wait.rows == 0:
+            wait.since_s = now_s
+        wait.rows += 1
+
+    def wait_end(self, reason: WaitReason) -> None:
+        """One row less waits for `reason`."""
+        wait = self.waits[reason]
+        wait.rows -= 1
+        if wait.rows == 0:
+            wait.since_s = None
