@@ -45,7 +45,7 @@ class Renderer(Protocol):
     def again(self, request: Request, answer: str, fault: str) -> Request:
         """The same question with the invalid answer and what was wrong with it added.
 
-        The first question stays as it was: `again` of `again` explains only the latest fault.
+        `request` is the first one asked, whatever was asked since, so only the latest fault is explained.
         """
         ...
 
@@ -95,6 +95,10 @@ class CallError(BatcherError):
         reached: Whether the provider may have seen the request. False (refused, DNS, TLS) speaks of
             the provider alone, never of the row.
         spend: What this call and those before it for the same request used.
+        costs_try: Whether it counts against the row. False for a rate limit and for what happened while
+            the provider was down: an outage costs no row its tries. The gate decides.
+        is_reshaped: The provider refused the request's shape (`response_format`) and the next call has
+            another one: ask again at once.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class CallError(BatcherError):
         retry_after_s: float | None = None,
         reached: bool = True,
         spend: Spend = NOTHING_SPENT,
+        is_reshaped: bool = False,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
@@ -114,6 +119,8 @@ class CallError(BatcherError):
         self.retry_after_s = retry_after_s
         self.reached = reached
         self.spend = spend
+        self.is_reshaped = is_reshaped
+        self.costs_try = kind != "rate_limited" and not is_reshaped
 
 
 __all__ = [

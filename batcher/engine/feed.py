@@ -1,0 +1,91 @@
+"""The rows still to be asked, pulled from the source as fast as the workers take them.
+
+The source is read in a thread, one batch at a time, and only while the workers have taken most of
+the batch before: a slow disk at the far end holds the reader back through the workers. Rows that need
+no asking are dropped here, so the source never knows what is done.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from batcher.core.contracts import Source
+from batcher.core.records import Row
+
+
+class RowFeed:
+    """A bounded hand-over from one reader to many workers.
+
+    Args:
+        source: Where rows come from.
+        start: The first row that may need asking; the source skips what is before it cheaply.
+        wanted: Whether a row is to be asked.
+        rows_low: The reader fetches the next batch when fewer rows than this are waiting. At most
+            this many plus one batch are held.
+    """
+
+    def __init__(self, source: Source, *, start: int, wanted: Callable[[int], bool], rows_low: int = 512) -> None:
+        self._source = source
+        self._start = start
+        self._wanted = wanted
+        self._rows_low = rows_low
+        self._rows: deque[Row] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._hungry = asyncio.Event()
+        self._is_finished = False
+
+    async def read(self) -> None:
+        """Pull batches until the source ends or `finish` is called.
+
+        Raises:
+            InputError: The source met a record it cannot read; rows before it were handed over.
+        """
+        batches = self._source.rows(self._start)
+        try:
+            while not self._is_finished:
+                batch = await asyncio.to_thread(_next_batch, batches)
+                if batch is None:
+                    break
+                self._rows.extend(row for row in batch if self._wanted(row.index))
+                self._wake(len(self._rows))
+                while len(self._rows) >= self._rows_low and not self._is_finished:
+                    self._hungry.clear()
+                    await self._hungry.wait()
+        finally:
+            self.finish()
+
+    def finish(self) -> None:
+        """No more rows come; workers that wait for one are let go once those already read are taken."""
+        self._is_finished = True
+        self._hungry.set()
+        self._wake(len(self._waiting))
+
+    def drop(self) -> None:
+        """Forget the rows not yet taken: the run is stopping and they are asked next time."""
+        self._rows.clear()
+        self.finish()
+
+    async def next(self) -> Row | None:
+        """The next row to ask, or None when there are no more."""
+        while not self._rows:
+            if self._is_finished:
+                return None
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        row = self._rows.popleft()
+        if len(self._rows) < self._rows_low:
+            self._hungry.set()
+        return row
+
+    def _wake(self, count: int) -> None:
+        while count > 0 and self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                count -= 1
+
+
+def _next_batch(batches: Iterator[Sequence[Row]]) -> Sequence[Row] | None:
+    # A StopIteration cannot cross a future, so the end of the source is None.
+    return next(batches, None)

@@ -1,0 +1,1 @@
+"""The caller stack: `retrying(pool(gated(http)))` for any OpenAI-compatible provider."""

@@ -1,0 +1,103 @@
+"""One attempt: a request out, a reply or a failure of a known kind back."""
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import httpx2
+import openai
+
+from batcher.clock import Clock
+from batcher.core.contracts import CallError
+from batcher.core.records import Reply, Request, Spend, Usage
+from batcher.providers.classify import FAILED_UNBILLED, classify
+from batcher.providers.exchange import Exchange
+from batcher.providers.structured import StructuredSupport
+from batcher.providers.wire import ChatWire, Completion, decode_completion
+
+# With these the provider says why there is no text, and the checker knows what each means.
+_TEXTLESS_REASONS = frozenset({"length", "content_filter"})
+
+
+class HttpCaller:
+    """Makes the one HTTP call of an attempt; everything else wraps it.
+
+    Args:
+        exchange: The client.
+        wire: Bodies for this provider's model.
+        structured: Shared by all keys of the provider: it learns whether `response_format` is taken.
+        cost_usd: The price of a usage; None where the price, or the usage, is not known.
+        provider: The name that replies carry.
+        mask: Removes secrets from the provider's words.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        wire: ChatWire,
+        structured: StructuredSupport,
+        *,
+        cost_usd: Callable[[Usage | None], Decimal | None],
+        provider: str,
+        clock: Clock,
+        mask: Callable[[str], str],
+    ) -> None:
+        self._exchange = exchange
+        self._wire = wire
+        self._structured = structured
+        self._cost_usd = cost_usd
+        self._provider = provider
+        self._clock = clock
+        self._mask = mask
+
+    async def call(self, request: Request) -> Reply:
+        """See `Caller`."""
+        with_format = self._structured.wanted
+        started_s = self._clock.monotonic()
+        try:
+            body = await self._exchange.post(self._wire.body(request.messages, with_format=with_format))
+        except (openai.APIError, httpx2.HTTPError) as error:
+            raise self._failure(error, with_format=with_format) from error
+        latency_ms = (self._clock.monotonic() - started_s) * 1000.0
+        try:
+            completion = decode_completion(body)
+        except ValueError as error:
+            raise CallError(str(error), kind="bad_response", status=200, spend=FAILED_UNBILLED) from error
+        spend = Spend(1, completion.usage, self._cost_usd(completion.usage))
+        fault = _fault(completion)
+        if fault is not None:
+            raise CallError(self._mask(fault), kind="bad_response", status=200, spend=spend)
+        self._structured.replied(with_format=with_format)
+        return Reply(
+            completion.text or "",
+            spend,
+            latency_ms,
+            self._provider,
+            completion.model,
+            completion.reasoning,
+            completion.refusal,
+            completion.finish_reason,
+            completion.system_fingerprint,
+            with_format,
+        )
+
+    def _failure(self, error: Exception, *, with_format: bool) -> CallError:
+        failure = classify(error, now_s=self._clock.now(), mask=self._mask)
+        is_for_format = self._structured.failed(
+            with_format=with_format, status=failure.status, words=failure.message
+        )
+        if not is_for_format:
+            return failure
+        return CallError(
+            failure.message, kind=failure.kind, status=failure.status, spend=failure.spend, is_reshaped=True
+        )
+
+
+def _fault(completion: Completion) -> str | None:
+    """What is wrong with a 200 response that has no answer in it, or None."""
+    if completion.error is not None:
+        return f"200 with an error inside: {completion.error[:200]}"
+    if not completion.has_choice:
+        return "the response has no choices"
+    if completion.text is None and completion.refusal is None and completion.finish_reason not in _TEXTLESS_REASONS:
+        return "the response has null content"
+    return None
