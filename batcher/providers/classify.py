@@ -14,7 +14,7 @@ import pyreqwest.exceptions as fast
 from batcher.core.contracts import CallError
 from batcher.core.records import Spend
 from batcher.errors import FailureKind
-from batcher.limits.retry_after import parse_retry_after
+from batcher.limits.pause import parse_retry_after
 from batcher.providers.wire import error_text
 
 WORDS_MAX = 300
@@ -99,7 +99,9 @@ def _of_transport(error: Exception, mask: Callable[[str], str]) -> CallError:
         is_refused = any("ConnectorError" in type(cause).__name__ for cause in causes)
         kind = "connection" if is_refused else "timeout"
         is_connecting = is_connecting or is_refused
-    elif _is_any(causes, fast.ReadError, fast.DecodeError, httpx2.DecodingError) or "without sending complete" in details:
+    elif (
+        _is_any(causes, fast.ReadError, fast.DecodeError, httpx2.DecodingError) or "without sending complete" in details
+    ):
         # The head of the response had come: the answer was cut, not refused.
         kind = "bad_response"
     return CallError(

@@ -9,6 +9,7 @@ one of its exceptions.
 Redirects are never followed: the key would go along to wherever they point.
 """
 
+import asyncio
 from datetime import timedelta
 from typing import Literal, Protocol
 
@@ -121,23 +122,32 @@ class FastExchange:
 
 
 class SdkExchange:
-    """Chat completions through the `openai` package's own HTTP stack."""
+    """Chat completions through the `openai` package's own HTTP stack.
 
-    def __init__(self, client: ConfiguredClient) -> None:
+    Its timeout bounds each read; a server that drips bytes would never meet it, so the whole exchange
+    has a deadline of its own.
+    """
+
+    def __init__(self, client: ConfiguredClient, *, timeout_s: float) -> None:
         self._openai = client
+        self._timeout_s = timeout_s
 
     async def post(self, body: bytes) -> bytes:
         """See `Exchange`."""
+        request = httpx2.Request("POST", self._openai.base_url)
         try:
-            response = await self._openai.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                content=body,
-                options={"headers": {**self._openai.request_headers, "user-agent": USER_AGENT}},
-            )
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._openai.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    content=body,
+                    options={"headers": {**self._openai.request_headers, "user-agent": USER_AGENT}},
+                )
+        except TimeoutError as error:
+            raise openai.APITimeoutError(request) from error
         except httpx2.HTTPError as error:
             # A body that cannot be decoded or that is cut escapes the SDK unwrapped.
-            raise openai.APIConnectionError(request=httpx2.Request("POST", self._openai.base_url)) from error
+            raise openai.APIConnectionError(request=request) from error
         if response.status_code != 200:
             raise self._openai.error_for(response)
         return response.content
@@ -150,4 +160,4 @@ class SdkExchange:
 def make_exchange(kind: ClientKind, *, base_url: str, api_key: str | None, timeout_s: float) -> Exchange:
     """An exchange with one provider by one key (None: the provider wants none)."""
     client = ConfiguredClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
-    return FastExchange(client, timeout_s=timeout_s) if kind == "fast" else SdkExchange(client)
+    return FastExchange(client, timeout_s=timeout_s) if kind == "fast" else SdkExchange(client, timeout_s=timeout_s)

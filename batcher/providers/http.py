@@ -82,9 +82,7 @@ class HttpCaller:
 
     def _failure(self, error: Exception, *, with_format: bool) -> CallError:
         failure = classify(error, now_s=self._clock.now(), mask=self._mask)
-        is_for_format = self._structured.failed(
-            with_format=with_format, status=failure.status, words=failure.message
-        )
+        is_for_format = self._structured.failed(with_format=with_format, status=failure.status, words=failure.message)
         if not is_for_format:
             return failure
         return CallError(

@@ -8,7 +8,7 @@ provider's words.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from batcher.core.contracts import CallError, Caller
+from batcher.core.contracts import Caller, CallError
 from batcher.core.records import NOTHING_SPENT, Reply, Request
 from batcher.errors import RefusedError
 from batcher.providers.retrying import with_spend

@@ -13,7 +13,7 @@ import msgspec
 from tenacity import RetryCallState, stop_after_attempt, wait_exponential
 
 from batcher.clock import Clock
-from batcher.core.contracts import CallError, Caller
+from batcher.core.contracts import Caller, CallError
 from batcher.core.progress import Progress
 from batcher.core.records import NOTHING_SPENT, Reply, Request, Spend
 from batcher.errors import FailureKind

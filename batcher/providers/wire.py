@@ -115,7 +115,7 @@ def decode_completion(body: bytes) -> Completion:
         return Completion(usage=_usage(raw.usage), model=raw.model)
     choice = raw.choices[0]
     message = choice.message
-    assert message is not None  # noqa: S101  # checked above; mypy cannot see through the list
+    assert message is not None  # checked above; mypy cannot see through the list
     content = message.content
     text = "".join(part.text or "" for part in content) if isinstance(content, list) else content
     return Completion(

@@ -1,0 +1,1 @@
+"""Commands: parse, call one function below, turn its end into an exit code."""

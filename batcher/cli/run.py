@@ -1,0 +1,99 @@
+"""`batcher run`, `resume`, `retry` and `check`."""
+
+from pathlib import Path
+
+import click
+
+from batcher.cli.options import LIMIT, LOG_FORMAT, RUNS, SETS, VARIABLES, parse_variables
+
+_JOB = click.argument("job", type=click.Path(path_type=Path, dir_okay=True))
+_RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_JOB
+@RUNS
+@LIMIT
+@SETS
+@VARIABLES
+@click.option("--fresh", is_flag=True, help="Begin a new run; leave an unfinished one as it is.")
+@click.option("--dry-run", is_flag=True, help="Read and render everything, send nothing.")
+@LOG_FORMAT
+def run(
+    job: Path,
+    runs: Path,
+    limit: int | None,
+    sets: tuple[str, ...],
+    variables: tuple[str, ...],
+    fresh: bool,
+    dry_run: bool,
+    log_format: str,
+) -> int:
+    """Run a job; go on with its unfinished run if there is one.
+
+    The last line on stdout is the run directory.
+    """
+    from batcher.assemble.check import dry_run_job
+    from batcher.assemble.run import RunOptions, run_job
+
+    values = parse_variables(variables)
+    if dry_run:
+        dry_run_job(job, variables=values, sets=sets, limit=limit, echo=click.echo)
+        return 0
+    options = RunOptions(
+        runs=runs, variables=values, sets=sets, limit=limit, is_fresh=fresh, log_format=log_format, environ=_environ()
+    )
+    return _show(run_job(job, options))
+
+
+@click.command()
+@_RUN
+@RUNS
+@VARIABLES
+@LOG_FORMAT
+def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: str) -> int:
+    """Go on with a run: its directory, or a job for its latest run."""
+    from batcher.assemble.run import RunOptions, resume_run
+
+    options = RunOptions(runs=runs, variables=parse_variables(variables), log_format=log_format, environ=_environ())
+    return _show(resume_run(run, options))
+
+
+@click.command()
+@_RUN
+@RUNS
+@VARIABLES
+@LOG_FORMAT
+def retry(run: Path, runs: Path, variables: tuple[str, ...], log_format: str) -> int:
+    """Ask the failed and invalid rows of a run again."""
+    from batcher.assemble.run import RunOptions, resume_run
+
+    options = RunOptions(
+        runs=runs, variables=parse_variables(variables), log_format=log_format, environ=_environ(), is_retry=True
+    )
+    return _show(resume_run(run, options))
+
+
+@click.command()
+@_JOB
+@LIMIT
+@SETS
+@VARIABLES
+@click.option("--live", is_flag=True, help="Also try each key with one small call.")
+def check(job: Path, limit: int | None, sets: tuple[str, ...], variables: tuple[str, ...], live: bool) -> int:
+    """Check the job file, its input and its prompts, and show three rendered."""
+    from batcher.assemble.check import check_job
+
+    return check_job(job, variables=parse_variables(variables), sets=sets, limit=limit, is_live=live, echo=click.echo)
+
+
+def _environ() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def _show(directory_and_code: tuple[Path, int]) -> int:
+    directory, code = directory_and_code
+    click.echo(str(directory))
+    return code
