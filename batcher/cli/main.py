@@ -76,7 +76,7 @@ def report(error: BatcherError) -> None:
 def _report_fault(error: Exception) -> None:
     import traceback
 
-    from batcher.observe.log import mask
+    from batcher.observe.text import mask
 
     secrets = [value for name, value in os.environ.items() if "KEY" in name.upper() or "TOKEN" in name.upper()]
     text = "".join(traceback.format_exception(error))

@@ -1,10 +1,13 @@
 """`batcher run`, `resume`, `retry` and `check`."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from batcher.cli.options import LIMIT, LOG_FORMAT, RUNS, SETS, VARIABLES, parse_variables
+
+LogFormat = Literal["auto", "plain", "json"]
 
 _JOB = click.argument("job", type=click.Path(path_type=Path, dir_okay=True))
 _RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -27,7 +30,7 @@ def run(
     variables: tuple[str, ...],
     fresh: bool,
     dry_run: bool,
-    log_format: str,
+    log_format: LogFormat,
 ) -> int:
     """Run a job; go on with its unfinished run if there is one.
 
@@ -51,7 +54,7 @@ def run(
 @RUNS
 @VARIABLES
 @LOG_FORMAT
-def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: str) -> int:
+def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogFormat) -> int:
     """Go on with a run: its directory, or a job for its latest run."""
     from batcher.assemble.run import RunOptions, resume_run
 
@@ -64,7 +67,7 @@ def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: str) -
 @RUNS
 @VARIABLES
 @LOG_FORMAT
-def retry(run: Path, runs: Path, variables: tuple[str, ...], log_format: str) -> int:
+def retry(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogFormat) -> int:
     """Ask the failed and invalid rows of a run again."""
     from batcher.assemble.run import RunOptions, resume_run
 

@@ -84,6 +84,11 @@ class Engine:
         self._feed.drop()
         self._stopping.set()
 
+    @property
+    def rows_total(self) -> int | None:
+        """Rows in the input, wanted or not; known once the source was read to its end."""
+        return self._feed.rows_total
+
     async def run(self) -> None:
         """Work until every wanted row has its outcome, or until `stop`.
 
@@ -105,6 +110,9 @@ class Engine:
     async def _read(self) -> None:
         try:
             await self._feed.read()
+            if self._feed.rows_total is not None:
+                self._progress.rows_total = self._feed.rows_total
+                self._progress.rows_total_is_exact = True
         except BatcherError as error:
             # Rows before the broken record are finished; the run ends when they are.
             if self._error is None:

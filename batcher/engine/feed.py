@@ -33,6 +33,9 @@ class RowFeed:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._hungry = asyncio.Event()
         self._is_finished = False
+        self._end = start
+        self.rows_total: int | None = None
+        """Rows in the input, wanted or not; known once the source was read to its end."""
 
     async def read(self) -> None:
         """Pull batches until the source ends or `finish` is called.
@@ -45,7 +48,9 @@ class RowFeed:
             while not self._is_finished:
                 batch = await asyncio.to_thread(_next_batch, batches)
                 if batch is None:
+                    self.rows_total = self._end
                     break
+                self._end = batch[-1].index + 1
                 self._rows.extend(row for row in batch if self._wanted(row.index))
                 self._wake(len(self._rows))
                 while len(self._rows) >= self._rows_low and not self._is_finished:

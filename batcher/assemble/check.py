@@ -1,0 +1,133 @@
+"""`batcher check` and `--dry-run`: everything that can be known before a call is paid."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batcher.assemble.prepare import Prepared, prepare
+from batcher.assemble.stack import Endpoint, endpoint_of
+from batcher.clock import SystemClock
+from batcher.config.load import LoadedJob, load_job
+from batcher.core.contracts import CallError
+from batcher.core.records import Request
+from batcher.errors import ExitCode
+from batcher.observe.text import clean, mask
+from batcher.providers.exchange import make_exchange
+from batcher.providers.http import HttpCaller
+from batcher.providers.structured import StructuredSupport
+from batcher.providers.wire import ChatWire
+
+ROWS_SHOWN = 3
+MESSAGE_CHARS_SHOWN = 2_000
+LIVE_TIMEOUT_S = 30.0
+
+Echo = Callable[[str], None]
+
+
+def check_job(
+    path: Path,
+    *,
+    variables: Mapping[str, str],
+    sets: Sequence[str],
+    limit: int | None,
+    is_live: bool,
+    echo: Echo,
+) -> int:
+    """Check the job file, its input and its prompts; show three rendered; with `is_live` try each key.
+
+    Raises:
+        UsageError: What is wrong, in one sentence.
+    """
+    loaded = load_job(path, variables=variables, sets=sets, limit=limit)
+    prepared = prepare(loaded)
+    for number, request in enumerate(islice(_requests(prepared), ROWS_SHOWN), start=1):
+        name = f"row {request.row}" if request.key is None else f"row {request.row} (key {request.key})"
+        echo(f"--- {name}, rendered {number} of {ROWS_SHOWN}")
+        for message in msgspec.json.decode(request.messages):
+            echo(f"{message['role']}: {_shown(message['content'])}")
+    echo("---")
+    facts, job = prepared.facts, loaded.job
+    rows = f"{facts.rows:,}" if facts.rows is not None else f"about {facts.rows_estimate:,}"
+    echo(f"{path}: the job is right; {rows} rows, model {job.effective_model}, provider {job.sole_provider.name}")
+    return int(asyncio.run(_try_keys(loaded, echo))) if is_live else int(ExitCode.OK)
+
+
+def dry_run_job(
+    path: Path, *, variables: Mapping[str, str], sets: Sequence[str], limit: int | None, echo: Echo
+) -> None:
+    """Read and render every row, send nothing, and say how much it is.
+
+    Raises:
+        UsageError: What is wrong, in one sentence.
+    """
+    prepared = prepare(load_job(path, variables=variables, sets=sets, limit=limit))
+    rows = longest = total = 0
+    for request in _requests(prepared):
+        rows += 1
+        total += len(request.messages)
+        longest = max(longest, len(request.messages))
+    echo(f"{rows:,} rows rendered, nothing sent")
+    echo(f"messages: {total:,} bytes in all, {total // max(1, rows):,} a row, the longest {longest:,}")
+
+
+def _requests(prepared: Prepared) -> Iterator[Request]:
+    for batch in prepared.source.rows():
+        for row in batch:
+            yield prepared.renderer.render(row)
+
+
+def _shown(content: Any) -> str:
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    lines = [clean(line) for line in text[:MESSAGE_CHARS_SHOWN].split("\n")]
+    more = f" … ({len(text):,} characters)" if len(text) > MESSAGE_CHARS_SHOWN else ""
+    return "\n    ".join(lines) + more
+
+
+async def _try_keys(loaded: LoadedJob, echo: Echo) -> ExitCode:
+    """One small call by each key; a refused one is named with the provider's words."""
+    job = loaded.job
+    if job.sole_provider.local is not None:
+        echo("the model is local: it has no key to try")
+        return ExitCode.OK
+    endpoint = endpoint_of(job.sole_provider, job)
+    code = ExitCode.OK
+    for number in range(len(endpoint.keys)):
+        name = f"key {number + 1} of {len(endpoint.keys)}"
+        fault = await _try_key(loaded, endpoint, number)
+        echo(f"{name}: {'accepted' if fault is None else fault.message}")
+        if fault is not None:
+            if fault.hint:
+                echo(f"hint: {fault.hint}")
+            code = ExitCode.REFUSED if fault.kind in ("auth", "quota", "bad_request") else ExitCode.STOPPED
+    return code
+
+
+async def _try_key(loaded: LoadedJob, endpoint: Endpoint, number: int) -> CallError | None:
+    job = loaded.job
+    exchange = make_exchange(
+        job.client,
+        base_url=endpoint.base_url,
+        api_key=endpoint.keys[number],
+        timeout_s=min(job.timeout_s, LIVE_TIMEOUT_S),
+    )
+    caller = HttpCaller(
+        exchange,
+        ChatWire(endpoint.model, {**job.params}, None),
+        StructuredSupport(has_format=False),
+        cost_usd=lambda _: None,
+        provider=job.sole_provider.name,
+        clock=SystemClock(),
+        mask=lambda text: mask(text, loaded.secrets),
+    )
+    try:
+        await caller.call(Request(0, b'[{"role":"user","content":"Say OK."}]'))
+    except CallError as error:
+        return error
+    finally:
+        await exchange.close()
+    return None

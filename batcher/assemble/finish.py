@@ -1,0 +1,58 @@
+"""Results: one row for every input row, from the journal and the input's own columns."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from batcher.assemble.prepare import Prepared
+from batcher.journal.journal import Journal
+from batcher.runs.columns import result_schema
+from batcher.runs.directory import RunDirectory
+from batcher.runs.export import export
+from batcher.runs.results import write_results
+from batcher.runs.tables import table_format
+from batcher.storage.durable import Disk
+
+KEY_COLUMN = "key"
+
+
+def write_all_results(prepared: Prepared, journal: Journal, directory: RunDirectory, *, rows: int, disk: Disk) -> None:
+    """Write `results.parquet` into the run directory, and the job's own output where it names one. Blocking.
+
+    Raises:
+        JournalError: A row is missing or a segment damaged.
+        InputError: The input has changed.
+        StorageError: The disk refused.
+    """
+    job = prepared.loaded.job
+    beside = prepared.beside
+    fields = prepared.source.schema(beside) if beside else pa.schema([])
+    has_key = job.input.key is not None
+    schema = result_schema(
+        key=fields.field(0).type if has_key else None,
+        has_labels=job.answer.labels is not None,
+        carried=[fields.field(name) for name in job.input.carry],
+    )
+    write_results(
+        journal.merged(rows),
+        directory.results,
+        form=table_format(directory.results),
+        schema=schema,
+        disk=disk,
+        beside=_beside(prepared) if beside else None,
+        rows_expected=rows,
+    )
+    if job.output.path is not None:
+        export(directory.results, prepared.loaded.base / job.output.path, disk)
+    elif job.output.format not in (None, "parquet"):
+        export(directory.results, directory.results.with_suffix(f".{job.output.format}"), disk)
+
+
+def _beside(prepared: Prepared) -> Iterator[pa.RecordBatch]:
+    """The input's own columns of every row, the key's under the name that results give it."""
+    job = prepared.loaded.job
+    columns = tuple(dict.fromkeys(prepared.beside))
+    names = [*([KEY_COLUMN] if job.input.key is not None else []), *job.input.carry]
+    for batch in prepared.source.tables(columns):
+        arrays = [batch.column(job.input.key if name == KEY_COLUMN else name) for name in names]
+        yield pa.RecordBatch.from_arrays(arrays, names=names)

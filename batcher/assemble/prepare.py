@@ -1,0 +1,92 @@
+"""A job's own parts: its rows, its prompts, its check of answers. Everything here happens before anything is sent."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from batcher.answers.labels import LabelChecker, structured_format
+from batcher.answers.success import SuccessRule
+from batcher.answers.text import TextChecker
+from batcher.config.load import LoadedJob
+from batcher.core.contracts import Checker
+from batcher.prompts.chat import ChatRenderer
+from batcher.sources.source import FileSource, InputFacts, InputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a job asks, ready to be asked: checked as far as it can be without a provider."""
+
+    loaded: LoadedJob
+    source: FileSource
+    facts: InputFacts
+    renderer: ChatRenderer
+    checker: Checker
+    response_format: Mapping[str, Any] | None
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The input's columns that go into the results: the key first, if there is one, then `carry`."""
+        job = self.loaded.job
+        key = () if job.input.key is None else (job.input.key,)
+        return (*key, *job.input.carry)
+
+
+def prepare(
+    loaded: LoadedJob, *, keys: bool = True, tell: Callable[[int], None] | None = None, checks: bool = True
+) -> Prepared:
+    """Open the input, compile the prompts against its columns, and look at the rows.
+
+    Args:
+        loaded: The job.
+        keys: Whether to read every key of the input; not needed where it is unchanged since that was done.
+        tell: Called now and then with the number of rows looked at.
+        checks: Whether to look at the rows at all.
+
+    Raises:
+        InputError, PromptError: The job and its input do not go together.
+    """
+    job = loaded.job
+    source = FileSource.open(
+        InputSpec(
+            paths=job.input.path,
+            base=loaded.base,
+            key=job.input.key,
+            where=job.input.where,
+            limit=job.input.limit,
+        )
+    )
+    renderer = ChatRenderer.compile(
+        system=job.prompt.system,
+        examples=[(example.user, example.assistant) for example in loaded.examples],
+        user=job.prompt.user,
+        messages_column=job.prompt.messages,
+        variables=loaded.variables,
+        columns=source.columns,
+    )
+    source = source.select(renderer.columns_used)
+    facts = InputFacts(None, 0, False)
+    if checks:
+        facts = source.check(carry=job.input.carry, list_column=job.prompt.messages, keys=keys, tell=tell)
+    labels = job.answer.labels
+    checker: Checker = (
+        TextChecker(job.prompt.reasoning) if labels is None else LabelChecker(labels, job.prompt.reasoning)
+    )
+    is_structured = labels is not None and job.answer.structured == "auto"
+    return Prepared(
+        loaded=loaded,
+        source=source,
+        facts=facts,
+        renderer=renderer,
+        checker=checker,
+        response_format=structured_format(labels or ()) if is_structured else None,
+    )
+
+
+def success_rule(loaded: LoadedJob) -> SuccessRule:
+    """The job's `success` section as a rule."""
+    success = loaded.job.success
+    return SuccessRule(
+        failed=Decimal(str(success.failed)), invalid=Decimal(str(success.invalid)), empty=Decimal(str(success.empty))
+    )

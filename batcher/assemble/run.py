@@ -1,0 +1,150 @@
+"""Which run a command means, and whether the job still fits it.
+
+`batcher run` goes on with the job's latest unfinished run, and begins a new one where there is none.
+A run whose questions have changed since is not gone on with: half of its rows would answer another
+question. Speed, prices and where results go may change freely.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from batcher.assemble.prepare import prepare
+from batcher.assemble.session import Session
+from batcher.assemble.state import begin_run_file
+from batcher.clock import SystemClock
+from batcher.config.fingerprint import Fingerprint, describe_change
+from batcher.config.load import LoadedJob, load_job
+from batcher.errors import JobError, UsageError
+from batcher.runs.directory import RunDirectory, job_directory
+from batcher.runs.lock import JobLock
+from batcher.runs.runfile import RunFile, write_bytes
+from batcher.sources.source import FileSource, InputFingerprint
+from batcher.storage.durable import LocalDisk
+
+LogFormat = Literal["auto", "plain", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says beside the job."""
+
+    runs: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    sets: Sequence[str] = ()
+    limit: int | None = None
+    is_fresh: bool = False
+    is_retry: bool = False
+    log_format: LogFormat = "auto"
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
+    """Run a job: its unfinished run if there is one, else a new one. The run directory and the exit code.
+
+    Raises:
+        BatcherError: Nothing was begun; its class has the exit code.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; name a job file, or `batcher resume {path}` to go on with a run")
+    loaded = load_job(
+        path, variables=options.variables, sets=options.sets, limit=options.limit, environ=options.environ
+    )
+    clock, disk = SystemClock(), LocalDisk()
+    with JobLock(job_directory(options.runs, loaded.job.name), clock, disk) as lock:
+        latest = None if options.is_fresh else _unfinished(options.runs, loaded.job.name)
+        if latest is not None:
+            return _go_on(latest, loaded, options, lock)
+        prepared = prepare(loaded, tell=_looked_at)
+        directory = RunDirectory.create(options.runs, loaded.job.name, clock)
+        run_file = begin_run_file(prepared, now_s=clock.now())
+        write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
+        directory.write(run_file, disk)
+        lock.name_run(directory.path)
+        return directory.path, Session(directory, run_file, prepared, options.log_format, options.environ).run()
+
+
+def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
+    """Go on with a run, or ask its failed and invalid rows again (`is_retry`).
+
+    Args:
+        target: A run directory, or a job file for its latest run.
+        options: Of the command line; `sets` and `limit` are the run's own.
+
+    Raises:
+        BatcherError: Nothing was begun; its class has the exit code.
+    """
+    directory = _find(target, options)
+    run_file = directory.read()
+    loaded = load_job(
+        directory.job_yaml,
+        variables=options.variables,
+        environ=options.environ,
+        original=Path(run_file.base_directory) / Path(run_file.job_path).name,
+    )
+    with JobLock(directory.job_path, SystemClock(), LocalDisk()) as lock:
+        return _go_on(directory, loaded, options, lock)
+
+
+def _go_on(directory: RunDirectory, loaded: LoadedJob, options: RunOptions, lock: JobLock) -> tuple[Path, int]:
+    run_file = directory.read()
+    _refuse_other_questions(directory, run_file, loaded)
+    prepared = prepare(loaded, keys=False, checks=False)
+    _refuse_other_input(directory, run_file, prepared.source)
+    prepared = prepare(loaded, keys=False, tell=_looked_at)
+    lock.name_run(directory.path)
+    disk = LocalDisk()
+    write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
+    process = {"pid": os.getpid(), "host": socket.gethostname()}
+    run_file = msgspec.structs.replace(run_file, **process)
+    session = Session(directory, run_file, prepared, options.log_format, options.environ, is_retry=options.is_retry)
+    return directory.path, session.run()
+
+
+def _find(target: Path, options: RunOptions) -> RunDirectory:
+    if target.is_dir():
+        return RunDirectory.open(target)
+    if not target.exists():
+        raise UsageError(f"{target} does not exist; name a run directory (`batcher status` lists them) or a job file")
+    name = load_job(target, variables=options.variables, environ=options.environ).job.name
+    latest = RunDirectory.latest(options.runs, name)
+    if latest is None:
+        raise UsageError(f"job {name} has no run in {options.runs}; `batcher run {target}` begins one")
+    return latest
+
+
+def _unfinished(runs: Path, name: str) -> RunDirectory | None:
+    latest = RunDirectory.latest(runs, name)
+    return None if latest is None or latest.read().state == "finished" else latest
+
+
+def _refuse_other_questions(directory: RunDirectory, run_file: RunFile, loaded: LoadedJob) -> None:
+    earlier = Fingerprint.from_json(run_file.fingerprints["job"])
+    changes = describe_change(earlier, loaded.fingerprint)
+    if changes:
+        raise JobError(
+            f"the job is not the one of the unfinished run {directory.path}: {', '.join(changes)}",
+            hint="undo the change to go on with that run, or begin a new one with `batcher run --fresh`",
+        )
+
+
+def _refuse_other_input(directory: RunDirectory, run_file: RunFile, source: FileSource) -> None:
+    change = source.changed(InputFingerprint.from_json(run_file.fingerprints["input"]))
+    if change is not None:
+        raise JobError(
+            f"the input is not the one of the unfinished run {directory.path}: {change}",
+            hint="put the input back to go on with that run, or begin a new one with `batcher run --fresh`",
+        )
+
+
+def _looked_at(rows: int) -> None:
+    """Tell a person who waits at a terminal that a large input is being looked at."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\rlooking at the input: {rows:,} rows")
+        sys.stderr.flush()

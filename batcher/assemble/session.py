@@ -1,0 +1,330 @@
+"""One process of a run: opens the journal, lets the engine work, and leaves the run finished or resumable."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Literal
+
+from batcher.answers.success import RowCounts, judge_success
+from batcher.assemble.finish import write_all_results
+from batcher.assemble.prepare import Prepared, success_rule
+from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
+from batcher.assemble.state import updated_run_file
+from batcher.assemble.watch import run_loop, run_watched, stop_on_signals, stop_on_trouble
+from batcher.clock import SystemClock
+from batcher.core.flight import Flight
+from batcher.core.progress import Progress
+from batcher.core.records import Outcome
+from batcher.engine.engine import Engine, EnginePlan, Parts
+from batcher.errors import BatcherError, ExitCode, StoppedError
+from batcher.journal.journal import Journal
+from batcher.ledger.ledger import Ledger, Totals
+from batcher.ledger.prices import AnyPrice
+from batcher.local.lease import Lease
+from batcher.local.lease import start as start_local
+from batcher.observe.log import Events, open_events
+from batcher.observe.reporter import Reporter, make_reporter
+from batcher.observe.summary import State, Total, summary_lines
+from batcher.runs.directory import RunDirectory
+from batcher.runs.runfile import RunFile, RunState
+from batcher.sources.source import BrokenInputError, InputFingerprint
+from batcher.storage.durable import LocalDisk
+
+HEARTBEAT_S = 5.0
+"""How often `run.json` is brought up to date while rows are asked."""
+
+ANSWER_BYTES = 16 * 1024
+"""Room on the disk that is kept for each call in flight."""
+
+_Ending = tuple[ExitCode, list[str]]
+"""The exit code, and the reasons where it is not 0."""
+
+_SUMMARY_STATES: dict[ExitCode, State] = {
+    ExitCode.OK: "finished",
+    ExitCode.NOT_SUCCESS: "not_success",
+    ExitCode.STOPPED: "stopped",
+    ExitCode.BUDGET: "budget",
+    ExitCode.REFUSED: "refused",
+}
+
+
+class BookingSink:
+    """Puts outcomes into the journal, and books on the ledger what the journal has kept."""
+
+    def __init__(self, journal: Journal, ledger: Ledger) -> None:
+        self._journal = journal
+        self._ledger = ledger
+
+    async def put(self, outcome: Outcome) -> None:
+        """See `Sink`."""
+        await self._journal.put(outcome)
+        self._ledger.add(outcome)
+
+
+class Session:
+    """A run, from here to its end or its next stop. The caller holds the job's lock."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        run_file: RunFile,
+        prepared: Prepared,
+        log_format: Literal["auto", "plain", "json"],
+        environ: Mapping[str, str],
+        *,
+        is_retry: bool = False,
+    ) -> None:
+        self._directory = directory
+        self._run_file = run_file
+        self._prepared = prepared
+        self._log_format = log_format
+        self._environ = environ
+        self._is_retry = is_retry
+        self._clock, self._disk = SystemClock(), LocalDisk()
+        self._progress, self._ledger = Progress(), Ledger()
+        self._price: AnyPrice | None = None
+        self._events: Events = open_events(
+            directory.log,
+            secrets=prepared.loaded.secrets,
+            json_to=sys.stderr if log_format == "json" else None,
+            plain_to=None if log_format == "json" else sys.stderr,
+        )
+
+    def run(self) -> int:
+        """Work on the run, report how it ended, and give the exit code."""
+        started_s = self._clock.monotonic()
+        error: BatcherError | None = None
+        try:
+            code, reasons = run_loop(self._work())
+        except BatcherError as caught:
+            error, code, reasons = caught, caught.exit_code, [caught.message]
+            self._save("stopped" if code in (ExitCode.STOPPED, ExitCode.BUDGET) else "failed", code, reasons, caught)
+        self._say(code, reasons, error, elapsed_s=self._clock.monotonic() - started_s)
+        self._events.info("run_ended", exit_code=int(code), reasons=reasons)
+        self._events.close()
+        return int(code)
+
+    async def _work(self) -> _Ending:
+        """Ask what is to be asked, and write the results. The exit code with the reasons for it."""
+        with await asyncio.to_thread(self._lease) as lease:
+            endpoint = self._endpoint(lease)
+            self._price = await asyncio.to_thread(
+                price_of, self._prepared.loaded.job.sole_provider, endpoint, at=self._run_file.started_at
+            )
+            tools = Tools(self._clock, self._progress, Flight(), self._events.mask, self._tell)
+            stack = build_stack(
+                self._prepared.loaded.job,
+                endpoint,
+                tools,
+                response_format=self._prepared.response_format,
+                price=self._price,
+                seed=int(self._clock.now() * 1000),
+            )
+            journal = await Journal.open(
+                self._directory.journal,
+                disk=self._disk,
+                clock=self._clock,
+                job_fingerprint=str(self._run_file.fingerprints["journal"]),
+                reserve_bytes=max(1 << 20, stack.concurrency * ANSWER_BYTES),
+            )
+            try:
+                engine = self._engine(journal, stack, tools, endpoint)
+                reporter = self._reporter()
+                watches = (reporter.run, self._beat, partial(stop_on_trouble, engine, journal))
+                try:
+                    stop_on_signals(engine, self._progress)
+                    await run_watched(engine.run(), watches)
+                finally:
+                    reporter.stop()
+            finally:
+                await stack.close()
+                await journal.close()
+        if engine.rows_total is None:
+            raise StoppedError("the run stopped before its input was read to the end")
+        return await self._finish(journal, engine.rows_total)
+
+    def _lease(self) -> "Lease | contextlib.nullcontext[None]":
+        """The local model's server, started where it does not run; nothing for another provider."""
+        local = self._prepared.loaded.job.sole_provider.local
+        if local is None:
+            return contextlib.nullcontext()
+        return start_local(local, tell=self._note)
+
+    def _endpoint(self, lease: Lease | None) -> Endpoint:
+        job = self._prepared.loaded.job
+        if lease is None:
+            return endpoint_of(job.sole_provider, job)
+        return Endpoint(base_url=lease.base_url, model=lease.model, keys=(None,), concurrency=lease.slots)
+
+    def _engine(self, journal: Journal, stack: Stack, tools: Tools, endpoint: Endpoint) -> Engine:
+        """The engine over the rows that are missing; the counters start at what the journal holds."""
+        prepared = self._prepared
+        facts = journal.recovery
+        say = self._events.info if facts.is_clean else self._events.warning
+        say("journal_opened", rows_done=len(journal.done), **({} if facts.is_clean else asdict(facts)))
+        if self._is_retry:
+            asked_again = journal.ask_again()
+            self._events.info("asking_again", rows=asked_again)
+        self._take_over(journal)
+        done = journal.done
+        return Engine(
+            Parts(
+                source=prepared.source,
+                renderer=prepared.renderer,
+                caller=stack.caller,
+                checker=prepared.checker,
+                sink=BookingSink(journal, self._ledger),
+            ),
+            EnginePlan(
+                workers=stack.workers,
+                asks_max=1 + prepared.loaded.job.answer.attempts,
+                model=endpoint.model,
+                provider=prepared.loaded.job.sole_provider.name,
+                rows_low=max(64, stack.concurrency),
+            ),
+            clock=self._clock,
+            progress=self._progress,
+            flight=tools.flight,
+            start=done.first_missing(),
+            wanted=lambda row: row not in done,
+        )
+
+    def _take_over(self, journal: Journal) -> None:
+        """Start the counters and the ledger from what earlier processes did."""
+        counts, progress = journal.counts(), self._progress
+        progress.ok, progress.invalid, progress.failed = counts.ok, counts.invalid, counts.failed
+        progress.empty, progress.rows_before = counts.empty, counts.done
+        progress.failures.update(counts.failures)
+        facts = self._prepared.facts
+        progress.rows_total = facts.rows if facts.rows is not None else facts.rows_estimate or None
+        progress.rows_total_is_exact = facts.rows is not None
+        for (provider, model), spent in journal.spent_before.items():
+            totals = Totals(
+                rows=spent.outcomes,
+                calls=spent.attempts,
+                input_tokens=spent.input_tokens,
+                cached_tokens=spent.cached_tokens,
+                output_tokens=spent.output_tokens,
+                reasoning_tokens=spent.reasoning_tokens,
+                cost_usd=spent.cost_usd,
+                rows_cost_unknown=spent.cost_unknown,
+            )
+            self._ledger.add_totals(totals, provider=provider, model=model)
+        total = self._ledger.total()
+        progress.attempts, progress.cost_usd = total.calls, total.cost_usd
+        progress.input_tokens, progress.output_tokens = total.input_tokens, total.output_tokens
+        progress.rows_cost_unknown = total.rows_cost_unknown
+
+    def _reporter(self) -> Reporter:
+        job = self._prepared.loaded.job
+        reporter = make_reporter(
+            stream=sys.stderr,
+            log_format=self._log_format,
+            is_terminal=sys.stderr.isatty(),
+            environ=self._environ,
+            clock=self._clock,
+            events=self._events,
+        )
+        unpriced = None if self._price is not None else job.effective_model
+        reporter.start(self._progress, job.name, self._directory.path, unpriced=unpriced)
+        return reporter
+
+    async def _beat(self, over: asyncio.Event) -> None:
+        """Keep `run.json` near the truth while rows are asked."""
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await over.wait()
+            run_file = self._updated("running", None, None)
+            await asyncio.to_thread(self._directory.write, run_file, self._disk)
+
+    async def _finish(self, journal: Journal, rows: int) -> _Ending:
+        """Results, and whether the job's success rule holds."""
+        await asyncio.to_thread(write_all_results, self._prepared, journal, self._directory, rows=rows, disk=self._disk)
+        counts = journal.counts()
+        if counts.failures.get("bad_request", 0) == rows:
+            reasons = [f"the provider refused every row: see the error column of {self._directory.results.name}"]
+            code = ExitCode.REFUSED
+        else:
+            rule = success_rule(self._prepared.loaded)
+            reasons = judge_success(RowCounts(rows, counts.failed, counts.invalid, counts.empty), rule)
+            code = ExitCode.NOT_SUCCESS if reasons else ExitCode.OK
+        self._save("finished", code, reasons)
+        return code, reasons
+
+    def _updated(
+        self,
+        state: RunState,
+        code: ExitCode | None,
+        reason: str | None,
+        input_fingerprint: InputFingerprint | None = None,
+    ) -> RunFile:
+        return updated_run_file(
+            self._run_file,
+            state=state,
+            progress=self._progress,
+            ledger=self._ledger,
+            now_s=self._clock.now(),
+            exit_code=None if code is None else int(code),
+            reason=reason,
+            price=self._price,
+            input_fingerprint=input_fingerprint,
+        )
+
+    def _save(self, state: RunState, code: ExitCode, reasons: list[str], error: BatcherError | None = None) -> None:
+        """Write how the run ended; a disk that is full must not hide why."""
+        broken = self._prepared.source.fingerprint(error) if isinstance(error, BrokenInputError) else None
+        try:
+            self._directory.write(self._updated(state, code, "; ".join(reasons) or None, broken), self._disk)
+        except BatcherError as failure:
+            self._events.error("run_file_not_written", message=failure.message)
+
+    def _say(self, code: ExitCode, reasons: list[str], error: BatcherError | None, *, elapsed_s: float) -> None:
+        """The last lines on stderr."""
+        accounts = {
+            (provider or "", model or ""): Total(
+                calls=totals.calls,
+                input_tokens=totals.input_tokens,
+                output_tokens=totals.output_tokens,
+                cost_usd=totals.cost_usd if totals.rows_cost_unknown == 0 else None,
+                cached_tokens=totals.cached_tokens,
+                reasoning_tokens=totals.reasoning_tokens,
+            )
+            for (provider, model), totals in self._ledger.accounts()
+        }
+        lines = summary_lines(
+            self._progress,
+            accounts,
+            state=_SUMMARY_STATES.get(code, "fault"),
+            elapsed_s=elapsed_s,
+            job_name=self._prepared.loaded.job.name,
+            run=_shown(self._directory),
+        )
+        said = [f"error: {reason}" for reason in reasons]
+        if error is not None and error.hint:
+            said.append(f"hint: {error.hint}")
+        if self._log_format == "json":
+            self._events.info("summary", lines=[*lines, *said])
+            return
+        for line in [*lines, *said]:
+            sys.stderr.write(self._events.mask(line) + "\n")
+        sys.stderr.flush()
+
+    def _tell(self, sentence: str) -> None:
+        self._events.warning("provider", message=sentence)
+
+    def _note(self, sentence: str) -> None:
+        self._progress.note = sentence
+        self._events.info("note", message=sentence)
+        if self._log_format != "json":
+            sys.stderr.write(f"{sentence}\n")
+            sys.stderr.flush()
+
+
+def _shown(directory: RunDirectory) -> str:
+    path = os.path.relpath(directory.path)
+    return path if not path.startswith("..") else str(directory.path)

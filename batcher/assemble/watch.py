@@ -1,0 +1,85 @@
+"""What goes on beside the engine: the display, `run.json`, signals, and an eye on the disk."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from batcher.core.progress import Progress
+from batcher.engine.engine import Engine
+from batcher.errors import BatcherError, StoppedError
+from batcher.journal.journal import Journal
+
+T = TypeVar("T")
+
+Watch = Callable[[asyncio.Event], Awaitable[None]]
+"""Runs beside the work until the event says that it is over."""
+
+
+async def run_watched(work: Coroutine[Any, Any, None], watches: Sequence[Watch]) -> None:
+    """Do the work with the watches beside it; a watch that fails ends the work.
+
+    Raises:
+        BatcherError: What the work, or else a watch, raised.
+    """
+    over = asyncio.Event()
+
+    async def watched() -> None:
+        try:
+            await work
+        finally:
+            over.set()
+
+    async def watch_over(watch: Watch) -> None:
+        await watch(over)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watched())
+            for watch in watches:
+                group.create_task(watch_over(watch))
+    except* BatcherError as errors:
+        raise _first(errors) from None
+
+
+async def stop_on_trouble(engine: Engine, journal: Journal, over: asyncio.Event) -> None:
+    """Stop taking rows before the disk is full, while there is room for what is in flight."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (journal.troubled, over)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    trouble = journal.trouble
+    if isinstance(trouble, BatcherError):
+        engine.stop(trouble)
+    elif trouble is not None:
+        raise trouble
+
+
+def stop_on_signals(engine: Engine, progress: Progress) -> None:
+    """SIGINT and SIGTERM stop the run, resumable; answers on the wire are waited for."""
+
+    def stop(name: str) -> None:
+        progress.note = f"{name}: waiting for the answers on the wire"
+        engine.stop(StoppedError(f"stopped by {name}", hint="`batcher run` or `batcher resume` goes on"))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number.name)
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run the coroutine, on uvloop where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415  # not there on Windows
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+def _first(errors: BaseExceptionGroup[BatcherError]) -> BatcherError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, BatcherError)  # except* chose it
+    return error

@@ -1,0 +1,133 @@
+"""`batcher status`, `export`, `init` and `schema`: what reads and writes files, and sends nothing."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batcher.cli.options import RUNS
+from batcher.errors import UsageError
+
+if TYPE_CHECKING:
+    from batcher.runs.directory import RunDirectory
+
+_STARTER = """\
+# yaml-language-server: $schema={schema}
+# Which team should handle each ticket? Costs about $0.01 per 1,000 rows on gpt-4.1-nano.
+#   batcher check {name}        looks at the job and its input, sends nothing
+#   batcher run {name}          asks; again after a stop, it goes on
+
+input: {input}
+prompt: "Which team should handle this ticket?\\n{{{{ text }}}}"
+model: gpt-4.1-nano
+params: {{temperature: 0, max_tokens: 16}}
+answer: {{labels: [billing, technical, other]}}
+provider: {{base_url: "https://api.openai.com/v1", api_key: "${{OPENAI_API_KEY}}"}}
+limits: {{concurrency: 50}}
+"""
+
+_STARTER_ROWS = (
+    {"text": "I was charged twice for the same order."},
+    {"text": "แอปเปิดไม่ขึ้นตั้งแต่อัปเดตเมื่อวาน"},
+    {"text": "Tôi muốn đổi địa chỉ email của tài khoản."},
+    {"text": "登录后页面一直显示错误。"},
+)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@RUNS
+@click.option("--json", "as_json", is_flag=True, help="As JSON, one object a run.")
+def status(run: Path | None, runs: Path, as_json: bool) -> None:
+    """Show the runs there are and how they stand; RUN is a run directory or a job's name."""
+    from batcher.runs.directory import RunDirectory
+    from batcher.runs.lock import is_locked
+
+    if run is not None and run.is_dir():
+        found = [RunDirectory.open(run)]
+    else:
+        found = RunDirectory.list(runs, None if run is None else str(run))
+        if run is not None and not found:
+            raise UsageError(f"{run} is no run directory, and no job of that name has a run in {runs}")
+    if not found:
+        click.echo(f"no runs in {runs}", err=True)
+    for directory in found:
+        _show_run(directory, is_at_work=is_locked(directory.job_path), as_json=as_json)
+
+
+def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> None:
+    import msgspec
+
+    from batcher.observe.text import clean
+
+    run = directory.read()
+    state = run.state
+    if state == "running" and not is_at_work:
+        # Nobody holds the lock: the process was killed.
+        state = "stopped"
+    if as_json:
+        click.echo(
+            json.dumps({"run": str(directory.path), **msgspec.to_builtins(run), "state": state}, ensure_ascii=False)
+        )
+        return
+    counts, totals = run.counts, run.totals
+    cost = totals.get("cost_usd")
+    click.echo(f"{directory.path}")
+    click.echo(
+        f"  {state}: {counts.get('done', 0):,} of {counts.get('rows', 0):,} rows, {counts.get('ok', 0):,} ok, "
+        f"{counts.get('invalid', 0):,} invalid, {counts.get('failed', 0):,} failed, "
+        f"cost {'unknown' if cost is None else '$' + cost}, begun {run.started_at:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    if run.reason:
+        click.echo(f"  {clean(run.reason)}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", "to", type=click.Path(path_type=Path), required=True, help="A .parquet, .jsonl or .csv file.")
+@RUNS
+def export(run: Path, to: Path, runs: Path) -> None:
+    """Write the results of a run as Parquet, JSONL or CSV (also .gz and .zst)."""
+    from batcher.runs.directory import RunDirectory
+    from batcher.runs.export import export as export_results
+    from batcher.storage.durable import LocalDisk
+
+    directory = RunDirectory.open(run) if run.is_dir() else RunDirectory.latest(runs, str(run))
+    if directory is None:
+        raise UsageError(f"{run} is no run directory, and no job of that name has a run in {runs}")
+    rows = export_results(directory.results, to, LocalDisk())
+    click.echo(f"{rows:,} rows written to {to}", err=True)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
+def init(path: Path) -> None:
+    """Write a starter job, four rows for it, and the JSON Schema that editors check it with."""
+    from batcher.config.schema import schema as job_schema
+
+    rows, schema_file = path.with_name("tickets.jsonl"), path.with_name("batcher.schema.json")
+    texts = {
+        path: _STARTER.format(name=path.name, input=rows.name, schema=schema_file.name),
+        rows: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _STARTER_ROWS),
+        schema_file: json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n",
+    }
+    if path.exists():
+        raise UsageError(f"{path} exists already; name another file, or move it away")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, text in texts.items():
+            if not target.exists():
+                target.write_text(text, encoding="utf-8")
+                click.echo(f"wrote {target}", err=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename}: {error.strerror}") from error
+    click.echo(f"next: batcher check {path}", err=True)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of job files; a YAML editor completes and checks with it."""
+    from batcher.config.schema import schema as job_schema
+
+    click.echo(json.dumps(job_schema(), indent=2, ensure_ascii=False))
