@@ -1,0 +1,57 @@
+"""The job's success rule: whether a finished run is good enough for exit code 0."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+_LEAST_DIGITS = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessRule:
+    """The largest shares (0 to 1) of all rows that may be failed, invalid or empty."""
+
+    failed: Decimal = Decimal("0.01")
+    invalid: Decimal = Decimal("0.05")
+    empty: Decimal = Decimal("0.05")
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """How the rows of a run ended. `empty` are the `ok` rows whose answer is empty text."""
+
+    rows: int
+    failed: int
+    invalid: int
+    empty: int
+
+
+def judge_success(counts: RowCounts, rule: SuccessRule) -> list[str]:
+    """A sentence for each share that is too large; none when the rule holds.
+
+    A share that is reached exactly holds: 1 failed row of 100 keeps `failed: 1%`. A run without rows
+    holds (an input without rows is refused before it starts).
+    """
+    parts = (
+        ("failed", "failed", counts.failed, rule.failed),
+        ("invalid", "are invalid", counts.invalid, rule.invalid),
+        ("empty", "are empty", counts.empty, rule.empty),
+    )
+    return [
+        f"{count:,} of {counts.rows:,} rows {verb} ({_percent(count, counts.rows, share)}); "
+        f"success.{name} allows {_plain(share * 100)} %"
+        for name, verb, count, share in parts
+        if count > share * counts.rows
+    ]
+
+
+def _percent(count: int, rows: int, share: Decimal) -> str:
+    """The share as a percentage, with as many digits as it takes to see that it is above the rule's."""
+    percent = Decimal(count) * 100 / rows
+    digits = _LEAST_DIGITS
+    while percent.quantize(digits) <= share * 100 and digits > Decimal("1e-12"):
+        digits /= 10
+    return f"{_plain(percent.quantize(digits))} %"
+
+
+def _plain(number: Decimal) -> str:
+    return format(number.normalize(), "f")

@@ -1,0 +1,1 @@
+"""Rows become requests: templates, checked before the first call, and chat histories."""

@@ -1,0 +1,65 @@
+"""P1, P2, P3 against `kill -9`: every row once, and no answer that was received is asked for again."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from rig import Rig, asked_again, assert_each_row_once, kill_moments, results
+
+
+def survive(tmp_path: Path, *, rows: int, moments: list[float], options: tuple[str, ...]) -> None:
+    with Rig(tmp_path, *options) as rig:
+        rig.write_rows(rows)
+        rig.write_job("limits: {concurrency: 64}\n")
+        kills_s = []
+        for after_s in moments:
+            killed_s = rig.run_and_kill(after_s, "run", "job.yaml")
+            if killed_s is not None:
+                kills_s.append(killed_s)
+        ended = rig.run("run", "job.yaml", timeout_s=300)
+        served = rig.served()
+
+    assert ended.code == 0, ended.stderr
+    assert kills_s, "the run was too short to be killed"
+    frame = results(tmp_path / ended.run)
+    assert_each_row_once(frame, rows)
+    assert frame["status"].unique().to_list() == ["ok"]
+    assert (frame["answer"] == frame["text"]).all()
+    assert asked_again(served, kills_s) == []
+    answered_twice = sum(record.is_good for record in served) - rows
+    # What was on the wire at a kill may be paid twice, and nothing else: at most the calls in flight.
+    assert answered_twice <= 64 * len(kills_s)
+    assert len(list((tmp_path / "runs" / "job").iterdir()) ) - 2 <= 1, "one run, gone on with each time"
+
+
+def test_a_run_survives_three_kills(tmp_path: Path) -> None:
+    survive(tmp_path, rows=1_500, moments=kill_moments(3, 3, 3.0), options=("--latency", "100ms"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_run_of_20000_rows_survives_20_kills(tmp_path: Path, seed: int) -> None:
+    survive(tmp_path, rows=20_000, moments=kill_moments(seed, 20, 5.0), options=("--latency", "50ms"))
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_answers_on_the_wire(tmp_path: Path, by: signal.Signals) -> None:
+    """Exit code 4, nothing that was asked is asked again: the calls in flight are waited for."""
+    with Rig(tmp_path, "--latency", "300ms") as rig:
+        rig.write_rows(600)
+        rig.write_job("limits: {concurrency: 20}\n")
+        process = rig.start("run", "job.yaml")
+        try:
+            process.wait(4.0)
+        except Exception:
+            process.send_signal(by)
+        stdout, stderr = process.communicate(timeout=30)
+        assert process.returncode == 4, stderr
+        assert f"stopped by {by.name}" in stderr
+        ended = rig.run("resume", stdout.strip().splitlines()[-1])
+        served = rig.served()
+
+    assert ended.code == 0, ended.stderr
+    assert_each_row_once(results(tmp_path / ended.run), 600)
+    assert len(served) == 600
