@@ -13,7 +13,7 @@ from source_suite import SourceSuite
 
 from batcher.sources.source import FileSource, InputSpec
 
-COUNT = 2500
+COUNT = 1300
 ROWS = [
     {"id": f"k{number}", "text": f"ตั๋ว {number} “có” 票 🎫", "note": "a\nb" * (number % 3)} for number in range(COUNT)
 ]
@@ -78,7 +78,7 @@ class TestCompressedJsonlGlob(FileSuite):
     def write(self, directory: Path) -> None:
         for number, compress in enumerate((gzip.compress, zstandard.compress)):
             plain = directory / "plain"
-            write_jsonl(plain, ROWS[number * 1300 : (number + 1) * 1300])
+            write_jsonl(plain, ROWS[number * 650 : (number + 1) * 650])
             suffix = ("gz", "zst")[number]
             (directory / f"part-{number}.ndjson.{suffix}").write_bytes(compress(plain.read_bytes()))
 
@@ -108,7 +108,7 @@ class TestFilteredCsv(FileSuite):
 class TestFilteredParquet(FileSuite):
     paths = ("rows.parquet",)
     where = "number % 3 <> 0"
-    rows_expected = 1666
+    rows_expected = 866
 
     def write(self, directory: Path) -> None:
         write_parquet(directory / "rows.parquet", [{**row, "number": number} for number, row in enumerate(ROWS)])
@@ -117,8 +117,8 @@ class TestFilteredParquet(FileSuite):
 class TestFilteredLimitedJsonl(FileSuite):
     paths = ("rows.jsonl",)
     where = "number > 500 OR number IS NULL"
-    limit = 1501
-    rows_expected = 1501
+    limit = 701
+    rows_expected = 701
 
     def write(self, directory: Path) -> None:
         rows = [{**row, "number": None if number % 5 == 0 else number} for number, row in enumerate(ROWS)]

@@ -1,0 +1,1 @@
+"""The job file: read, checked, filled in, fingerprinted, and described for editors and people."""

@@ -1,0 +1,108 @@
+"""What a run has cost, by provider and model: a fold over outcomes.
+
+The journal is the truth and this is its sum: it starts empty, is fed every outcome once, and after a
+resume it is fed the sums of the rows that were there. A cost that is not known is counted, not guessed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from batcher.core.records import Outcome
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over rows. `cost_usd` is that of the rows whose cost is known; `rows_cost_unknown` counts the rest.
+
+    `cached_tokens` are part of `input_tokens` and `reasoning_tokens` of `output_tokens`.
+    """
+
+    rows: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    rows_cost_unknown: int = 0
+
+    def add(self, other: "Totals") -> None:
+        """Add the other's sums to these."""
+        self.rows += other.rows
+        self.calls += other.calls
+        self.input_tokens += other.input_tokens
+        self.cached_tokens += other.cached_tokens
+        self.output_tokens += other.output_tokens
+        self.reasoning_tokens += other.reasoning_tokens
+        self.cost_usd += other.cost_usd
+        self.rows_cost_unknown += other.rows_cost_unknown
+
+    def to_json(self) -> dict[str, Any]:
+        """For `run.json`: money as a decimal string, and None if there are rows and no cost is known."""
+        is_known = self.rows == 0 or self.rows_cost_unknown < self.rows
+        return {
+            "rows": self.rows,
+            "calls": self.calls,
+            "input_tokens": self.input_tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+            "cost_usd": format(self.cost_usd, "f") if is_known else None,
+            "rows_cost_unknown": self.rows_cost_unknown,
+        }
+
+
+Account = tuple[str | None, str | None]
+"""Provider and model; None for a row that no provider was asked for, or that names none."""
+
+
+class Ledger:
+    """Sums by provider and model, and over all.
+
+    Rows are booked on the model the job asked for: the one a provider says it used is often longer
+    and changes overnight. Touched on the event loop only.
+    """
+
+    def __init__(self) -> None:
+        self._accounts: dict[Account, Totals] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """Book one outcome. It is for the caller to book each once."""
+        account = (outcome.provider, outcome.asked_model or outcome.model)
+        totals = self._accounts.get(account)
+        if totals is None:
+            totals = self._accounts[account] = Totals()
+        totals.rows += 1
+        totals.calls += outcome.attempts
+        totals.input_tokens += outcome.input_tokens or 0
+        totals.cached_tokens += outcome.cached_tokens or 0
+        totals.output_tokens += outcome.output_tokens or 0
+        totals.reasoning_tokens += outcome.reasoning_tokens or 0
+        if outcome.cost_usd is None:
+            totals.rows_cost_unknown += 1
+        else:
+            totals.cost_usd += outcome.cost_usd
+
+    def add_totals(self, totals: Totals, *, provider: str | None, model: str | None) -> None:
+        """Book sums of rows that were there before, so that a resume of a million rows adds once an account."""
+        self._accounts.setdefault((provider, model), Totals()).add(totals)
+
+    def accounts(self) -> Iterable[tuple[Account, Totals]]:
+        """Each provider and model with its sums, sorted by name."""
+        return sorted(self._accounts.items(), key=lambda item: (item[0][0] or "", item[0][1] or ""))
+
+    def total(self) -> Totals:
+        """The sums over all accounts."""
+        total = Totals()
+        for totals in self._accounts.values():
+            total.add(totals)
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """For `run.json`: `{"total": {...}, "accounts": [{"provider", "model", ...}]}`."""
+        accounts = [
+            {"provider": provider, "model": model} | totals.to_json() for (provider, model), totals in self.accounts()
+        ]
+        return {"total": self.total().to_json(), "accounts": accounts}

@@ -1,0 +1,1 @@
+"""What a call waits for: rates, permits, pauses and the circuit breaker."""

@@ -1,0 +1,1 @@
+"""A small model on this machine behind an OpenAI-compatible port. Import from the modules."""

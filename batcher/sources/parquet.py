@@ -1,0 +1,256 @@
+"""Parquet files, read by column and batch.
+
+Only the asked columns are read, through a buffered stream: with it a row group of a million rows costs as little
+memory as a small one (measured on 300 MB in two row groups: 390 MB without the buffer, 90 MB with it). Records are
+skipped by the footer's row counts. A compressed .parquet.gz is uncompressed to a temporary file first, because Parquet
+is read from its end.
+"""
+
+import contextlib
+import os
+import tempfile
+import weakref
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batcher.errors import InputError
+from batcher.sources.arrow_types import plain_type, python_values
+from batcher.sources.files import InputFile
+from batcher.sources.lines import open_stream
+from batcher.sources.table import BATCH_BYTES_MAX, BATCH_ROWS_MAX, LOOK_BYTES, BrokenInputError, Head
+from batcher.storage.durable import storage_error
+
+_BUFFER_BYTES = 2**20
+_ROW_GROUPS_MEASURED_MAX = 16
+
+
+class ParquetTable:
+    """Parquet files with the same columns and types, end to end. See `Table`."""
+
+    def __init__(self, files: Sequence[InputFile], *, look_bytes: int = LOOK_BYTES) -> None:
+        self._files, self._look_bytes = files, look_bytes
+        self._paths: list[Path] = [self._plain_path(file) for file in files]
+        self._row_counts: list[int] = []
+        for number, file in enumerate(files):
+            with self._open(number) as parquet:
+                self._row_counts.append(parquet.metadata.num_rows)
+                schema = _plain_schema(file, parquet.schema_arrow)
+            if number == 0:
+                self._schema = schema
+            else:
+                _check_same(files[0], self._schema, file, schema)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column of the files."""
+        return tuple(self._schema.names)
+
+    def head(self) -> Head:
+        """See `Table`. The footers tell all there is to know."""
+        rows = sum(self._row_counts)
+        return Head(rows, True, rows)
+
+    def batches(self, columns: Sequence[str], start: int = 0, *, head: bool = False) -> Iterator["ParquetBatch"]:
+        """See `Table`. Row groups before `start` are not read."""
+        left_bytes = self._look_bytes
+        for number, row_count in enumerate(self._row_counts):
+            if start >= row_count:
+                start -= row_count
+                continue
+            for batch in self._file_batches(number, columns, start):
+                yield batch
+                left_bytes -= batch.records.nbytes
+                if head and left_bytes <= 0:
+                    return
+            start = 0
+
+    def schema(self, columns: Sequence[str]) -> pa.Schema:
+        """See `Table`."""
+        return pa.schema([self._schema.field(column) for column in columns])
+
+    def compare_schema(self, columns: Sequence[str]) -> pa.Schema:
+        """See `Table`."""
+        return self.schema(columns)
+
+    def _file_batches(self, number: int, columns: Sequence[str], start: int) -> Iterator["ParquetBatch"]:
+        file = self._files[number]
+        # Arrow takes a name also as the prefix of nested ones and cannot read no column at all.
+        wanted = list(columns) or [self._schema.names[0]]
+        schema = self.schema(wanted)
+        with self._open(number) as parquet:
+            row_groups, first = _row_groups_from(parquet.metadata, start)
+            batch_rows = _batch_rows(parquet.metadata, wanted)
+            at = first
+            try:
+                for read in parquet.iter_batches(batch_rows, row_groups, wanted, use_threads=False):
+                    records = read.select(wanted).cast(schema)
+                    skipped = max(0, min(start - at, len(records)))
+                    yield from _bounded(ParquetBatch(file, records.slice(skipped), at + skipped))
+                    at += len(records)
+            except (pa.ArrowException, OSError) as error:
+                raise BrokenInputError(
+                    f"{file.name}: cannot be read from row number {at + 1} on ({_first_line(error)}); "
+                    "the file is damaged, so make or fetch it again",
+                    name=file.name,
+                    line=None,
+                ) from None
+
+    @contextlib.contextmanager
+    def _open(self, number: int) -> Iterator[pq.ParquetFile]:
+        file = self._files[number]
+        try:
+            parquet = pq.ParquetFile(self._paths[number], buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(_not_parquet(file, self._paths[number], error)) from None
+        with parquet:
+            yield parquet
+
+    def _plain_path(self, file: InputFile) -> Path:
+        if file.compression is None:
+            return file.path
+        handle, name = tempfile.mkstemp(suffix=".parquet", prefix="batcher-")
+        path = Path(name)
+        weakref.finalize(self, path.unlink, missing_ok=True)
+        with os.fdopen(handle, "wb") as target, open_stream(file) as read:
+            while True:
+                try:
+                    chunk = read(_BUFFER_BYTES)
+                except (pa.ArrowException, OSError) as error:
+                    raise InputError(
+                        f"{file.name}: is no whole {file.compression} archive ({_first_line(error)})"
+                    ) from None
+                if not chunk:
+                    return path
+                try:
+                    target.write(chunk)
+                except OSError as error:
+                    raise storage_error(error, path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetBatch:
+    """Records as Arrow, and the number of the first (from 0) in its file. See `Batch`."""
+
+    file: InputFile
+    records: pa.RecordBatch
+    first: int
+    kept: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return int(self.records.num_rows)
+
+    def part(self, start: int, stop: int | None = None) -> "ParquetBatch":
+        """See `Batch`."""
+        records = self.records.slice(start, None if stop is None else max(0, stop - start))
+        if self.kept is not None:
+            return ParquetBatch(self.file, records, self.first, self.kept[start:stop])
+        return ParquetBatch(self.file, records, self.first + start)
+
+    def keep(self, mask: Sequence[bool]) -> "ParquetBatch":
+        """See `Batch`."""
+        kept = [self._number(index) for index, is_kept in enumerate(mask) if is_kept]
+        return ParquetBatch(self.file, self.records.filter(pa.array(mask, pa.bool_())), self.first, kept)
+
+    def place(self, index: int) -> str:
+        """See `Batch`."""
+        return f"{self.file.name}, row number {self._number(index) + 1}"
+
+    def broken(self, index: int, fault: str) -> BrokenInputError:
+        """See `Batch`."""
+        return BrokenInputError(f"{self.place(index)}: {fault}", name=self.file.name, line=None, rows_good=index)
+
+    def dicts(
+        self,
+        columns: Sequence[str],
+        strict: Collection[str] = (),  # noqa: ARG002  # the file's own types are strict
+    ) -> list[dict[str, Any]]:
+        """See `Batch`."""
+        if not columns:
+            return [{} for _ in range(len(self))]
+        values = [python_values(self.records.column(column)) for column in columns]
+        return [dict(zip(columns, record, strict=True)) for record in zip(*values, strict=True)]
+
+    def arrow(self, columns: Sequence[str]) -> pa.RecordBatch:
+        """See `Batch`."""
+        return self.records.select(list(columns))
+
+    def _number(self, index: int) -> int:
+        return self.first + index if self.kept is None else self.kept[index]
+
+
+def _bounded(batch: ParquetBatch) -> Iterator[ParquetBatch]:
+    """The batch in pieces of about 4 MB; none where it is empty."""
+    if not len(batch):
+        return
+    rows = max(1, len(batch) * BATCH_BYTES_MAX // max(BATCH_BYTES_MAX, batch.records.nbytes))
+    for start in range(0, len(batch), rows):
+        yield batch.part(start, start + rows)
+
+
+def _row_groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]:
+    """The row groups that hold records from `start` on, and the number of their first record."""
+    first = 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if start < first + rows:
+            return list(range(group, metadata.num_row_groups)), first
+        first += rows
+    return [], first
+
+
+def _batch_rows(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """How many records make a batch of 4 MB, by the footer's sizes; at most 1,000."""
+    row_bytes = 1
+    for number in range(min(metadata.num_row_groups, _ROW_GROUPS_MEASURED_MAX)):
+        group = metadata.row_group(number)
+        chunks = [group.column(index) for index in range(group.num_columns)]
+        size_bytes = sum(
+            chunk.total_uncompressed_size
+            for chunk in chunks
+            if any(
+                chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}.") for column in columns
+            )
+        )
+        row_bytes = max(row_bytes, size_bytes // max(1, group.num_rows))
+    return max(1, min(BATCH_ROWS_MAX, BATCH_BYTES_MAX // row_bytes))
+
+
+def _plain_schema(file: InputFile, schema: pa.Schema) -> pa.Schema:
+    names = schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{file.name}: has two columns {twice!r}; give each its own name")
+    if not names:
+        raise InputError(f"{file.name}: has no columns")
+    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+
+
+def _check_same(first: InputFile, expected: pa.Schema, file: InputFile, schema: pa.Schema) -> None:
+    types, others = ({field.name: field.type for field in one} for one in (expected, schema))
+    for name in (*types, *others):
+        if types.get(name) != others.get(name):
+            here, there = (f"of type {one[name]}" if name in one else "missing" for one in (others, types))
+            raise InputError(
+                f"{file.name}: column {name!r} is {here}, but {there} in {first.name}; "
+                "files of one input have the same columns"
+            )
+
+
+def _not_parquet(file: InputFile, path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as opened:
+            is_parquet = opened.read(4) == b"PAR1"
+    except OSError:
+        is_parquet = True
+    if is_parquet:
+        return f"{file.name}: the Parquet file is cut off or damaged ({_first_line(error)}); make or fetch it again"
+    return f"{file.name}: is not a Parquet file, whatever its name says; rename it to what it is (.csv, .jsonl)"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

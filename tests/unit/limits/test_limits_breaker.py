@@ -1,0 +1,181 @@
+"""The circuit breaker: what opens it, what closes it, and what an outage costs a row."""
+
+import math
+
+from batcher.limits.breaker import Breaker
+
+
+def fail(breaker: Breaker, row: int, now: float = 0.0, *, reached: bool = True) -> bool:
+    ticket = breaker.enter(now)
+    assert ticket is not None
+    return breaker.record_failure(ticket, row, reached=reached, now=now)
+
+
+def opened(now: float = 0.0) -> Breaker:
+    breaker = Breaker(failure_threshold=2, recovery_s=60.0)
+    fail(breaker, 1, now)
+    fail(breaker, 2, now)
+    assert breaker.is_open
+    return breaker
+
+
+def test_the_threshold_opens_it_and_the_last_failure_counts_against_no_row() -> None:
+    """Five in a row from several rows."""
+    breaker = Breaker(failure_threshold=5)
+    assert [True, True, True, True] == [fail(breaker, row) for row in (1, 2, 3, 4)]
+    assert not breaker.is_open
+    assert fail(breaker, 5) is False
+    assert breaker.is_open
+    assert 0.0 == breaker.open_since
+
+
+def test_a_success_starts_the_count_again() -> None:
+    """Consecutive means consecutive."""
+    breaker = Breaker(failure_threshold=3)
+    for _ in range(10):
+        fail(breaker, 1)
+        fail(breaker, 2)
+        breaker.record_success(0, 3, 0.0)
+    assert not breaker.is_open
+
+
+def test_one_poison_row_never_opens_it_by_itself_and_pays_each_time() -> None:
+    """A row that makes the provider answer 500 is the row's fault, however often it is asked."""
+    breaker = Breaker(failure_threshold=5)
+    assert all(fail(breaker, 7) for _ in range(100))
+    assert not breaker.is_open
+    assert not fail(breaker, 8)
+    assert breaker.is_open
+
+
+def test_one_row_that_does_not_reach_the_provider_opens_it_and_never_pays() -> None:
+    """Refused, DNS, TLS: the row had no part in it. A job of one row must survive an outage too."""
+    breaker = Breaker(failure_threshold=5)
+    assert not any(fail(breaker, 7, reached=False) for _ in range(5))
+    assert breaker.is_open
+
+
+def test_open_lets_nobody_pass_until_recovery_and_then_one() -> None:
+    """One probe, and the others wait for what becomes of it."""
+    breaker = opened(now=10.0)
+    assert breaker.enter(69.9) is None
+    assert 0.1 == round(breaker.can_pass(69.9), 6)
+    assert 0.0 == breaker.can_pass(70.0)
+    assert breaker.enter(70.0) is not None
+    assert breaker.enter(70.0) is None
+    assert math.inf == breaker.can_pass(1e9)
+
+
+def test_a_probe_that_succeeds_closes_it_and_calls_those_who_wait() -> None:
+    """They wake by the call, not by looking again."""
+    breaker = opened()
+    calls: list[bool] = []
+    breaker.on_change(lambda: calls.append(breaker.is_open))
+    probe = breaker.enter(60.0)
+    assert probe is not None
+    breaker.record_success(probe, 1, 61.0)
+    assert [False] == calls
+    assert (None, 0.0, 0.0) == (breaker.open_since, breaker.outage_s(61.0), breaker.can_pass(61.0))
+
+
+def test_a_probe_that_fails_opens_it_again_for_the_whole_time_and_the_outage_goes_on() -> None:
+    """`max_outage` is measured from the first opening."""
+    breaker = opened()
+    for number in range(1, 5):
+        assert not fail(breaker, 1, 60.0 * number)
+        assert 60.0 == breaker.can_pass(60.0 * number)
+    assert 0.0 == breaker.open_since
+    assert 250.0 == breaker.outage_s(250.0)
+
+
+def test_a_probe_that_is_abandoned_frees_its_place() -> None:
+    """Cancelled by a signal, or refused with 429: the next one probes, at once."""
+    breaker = opened()
+    calls: list[float] = []
+    breaker.on_change(lambda: calls.append(breaker.can_pass(60.0)))
+    probe = breaker.enter(60.0)
+    assert probe is not None
+    breaker.abandon(probe)
+    assert [0.0] == calls
+    second = breaker.enter(60.0)
+    assert second is not None
+    # The first one's late results are worth nothing.
+    assert not breaker.record_failure(probe, 1, reached=True, now=60.5)
+    breaker.abandon(probe)
+    assert breaker.enter(61.0) is None
+    breaker.record_success(second, 1, 62.0)
+    assert not breaker.is_open
+
+
+def test_what_was_in_flight_when_it_opened_counts_against_no_row_and_not_twice() -> None:
+    """Two hundred calls fail in the first second of an outage; five of them are enough."""
+    breaker = Breaker(failure_threshold=2, recovery_s=60.0)
+    tickets = [breaker.enter(0.0) for _ in range(200)]
+    counted = [
+        breaker.record_failure(ticket, row, reached=True, now=row / 200)
+        for row, ticket in enumerate(tickets)
+        if ticket is not None
+    ]
+    assert 1 == sum(counted)
+    assert 200 == len(counted)
+    assert 59.0 < breaker.can_pass(1.0) < 59.1
+
+
+def test_what_entered_before_the_outage_and_fails_after_it_counts_neither() -> None:
+    """A timeout of 60 s ends long after the provider is back."""
+    breaker = Breaker(failure_threshold=2, recovery_s=10.0)
+    old = [breaker.enter(0.0) for _ in range(10)]
+    fail(breaker, 1)
+    fail(breaker, 2)
+    probe = breaker.enter(10.0)
+    assert probe is not None
+    breaker.record_success(probe, 1, 11.0)
+    for row, ticket in enumerate(old):
+        assert ticket is not None
+        assert not breaker.record_failure(ticket, row, reached=True, now=60.0)
+    assert not breaker.is_open
+
+
+def test_a_success_from_before_brings_the_probe_forward_once_and_closes_nothing() -> None:
+    """It may have been on its way when the provider fell; asking once is cheap."""
+    breaker = Breaker(failure_threshold=2, recovery_s=60.0)
+    old = [breaker.enter(0.0) for _ in range(3)]
+    fail(breaker, 1)
+    fail(breaker, 2)
+    assert old[0] is not None
+    breaker.record_success(old[0], 5, 1.0)
+    assert breaker.is_open
+    assert 0.0 == breaker.can_pass(1.0)
+    assert not fail(breaker, 1, 1.0)
+    assert old[1] is not None
+    breaker.record_success(old[1], 6, 2.0)
+    assert 0.0 == breaker.can_pass(2.0)
+    assert old[2] is not None
+    breaker.record_success(old[2], 6, 3.0)
+    assert breaker.is_open
+
+
+def test_tries_lost_to_the_failures_that_opened_it_are_given_back() -> None:
+    """They looked like the row's own when they came. A flapping provider would use up every row."""
+    breaker = Breaker(failure_threshold=4, recovery_s=1.0)
+    now, paid = 0.0, 0
+    for _ in range(50):
+        paid += sum(fail(breaker, 1, now) for _ in range(3))
+        assert not fail(breaker, 2, now)
+        assert breaker.is_open
+        now += 1.0
+        probe = breaker.enter(now)
+        assert probe is not None
+        breaker.record_success(probe, 3, now)
+    assert 3 == paid
+
+
+def test_a_row_that_was_answered_keeps_no_credit() -> None:
+    """What is kept by row must not grow with the input."""
+    breaker = Breaker(failure_threshold=2, recovery_s=1.0)
+    fail(breaker, 1)
+    fail(breaker, 2)
+    probe = breaker.enter(1.0)
+    assert probe is not None
+    breaker.record_success(probe, 1, 1.0)
+    assert fail(breaker, 1, 2.0)

@@ -1,0 +1,104 @@
+"""Requests per minute: the burst, the order, the cancelling. The servers are in test_limits_simulated."""
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from batcher.limits.rate import RequestRate
+from batcher.testing.clock import SimulatedLoop
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        runner.run(main)
+
+
+def test_rate_and_burst_stay_within_every_allowance() -> None:
+    """The fence post: 61 posts make 60 gaps."""
+    for per_minute in (*range(1, 500), 600, 6_000, 60_000, 1_000_000):
+        rate = RequestRate(per_minute)
+        assert per_minute >= math.floor(rate.per_second * 60 + rate.burst + 1e-9)
+
+
+@pytest.mark.parametrize(("per_minute", "burst"), [(60, 1.098), (600, 1.98), (60_000, 117.0)])
+def test_the_first_instant_lets_the_stated_burst_through(per_minute: int, burst: float) -> None:
+    """aiolimiter alone would let the whole minute through."""
+
+    async def main() -> None:
+        rate, passed = RequestRate(per_minute), 0
+
+        async def ask() -> None:
+            nonlocal passed
+            await rate.acquire()
+            passed += 1
+
+        tasks = [asyncio.ensure_future(ask()) for _ in range(200)]
+        await asyncio.sleep(0)
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert burst == pytest.approx(rate.burst)
+        # The thousand turns of the loop are a simulated millisecond, in which one more may come.
+        assert 1 <= passed <= burst + 1
+        for task in tasks:
+            task.cancel()
+
+    run(main())
+
+
+def test_waiters_go_in_the_order_they_came_and_newcomers_do_not_pass() -> None:
+    """aiolimiter alone lets whoever comes at the right moment pass, and sends the loser to the end."""
+
+    async def main() -> None:
+        rate, order = RequestRate(6_000), []
+
+        async def ask(number: int) -> None:
+            await rate.acquire()
+            order.append(number)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(300):
+                tasks.create_task(ask(number))
+                await asyncio.sleep(0.003)
+        assert list(range(300)) == order
+
+    run(main())
+
+
+def test_a_cancelled_waiter_takes_no_permit_and_holds_up_nobody() -> None:
+    """Cancelled first in line, in the middle and last."""
+
+    async def main() -> None:
+        rate = RequestRate(60)
+        await rate.acquire()
+        waiters = [asyncio.ensure_future(rate.acquire()) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        for index in (0, 2, 4):
+            waiters[index].cancel()
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*waiters, return_exceptions=True)
+        assert 0 == rate.waiting
+        assert asyncio.get_running_loop().time() - began <= 2.05
+
+    run(main())
+
+
+def test_try_acquire_takes_only_what_is_in_hand() -> None:
+    """It never starts a wait, and never passes one who waits."""
+
+    async def main() -> None:
+        rate = RequestRate(60_000)
+        assert not rate.try_acquire()
+        await rate.acquire()
+        assert 18 == sum(rate.try_acquire() for _ in range(100))
+
+    run(main())
+
+
+@pytest.mark.parametrize("per_minute", [0, -5, float("nan")])
+def test_an_allowance_of_nothing_is_refused(per_minute: float) -> None:
+    """It would wait for ever."""
+    with pytest.raises(ValueError, match="above 0"):
+        RequestRate(per_minute)
