@@ -35,7 +35,7 @@ _STARTER_ROWS = (
 )
 
 
-@click.command()
+@click.command(short_help="Show the runs there are and how they stand.")
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @RUNS
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a run.")
@@ -83,7 +83,7 @@ def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> 
         click.echo(f"  {clean(run.reason)}")
 
 
-@click.command()
+@click.command(short_help="Write results as Parquet, JSONL or CSV.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", "to", type=click.Path(path_type=Path), required=True, help="A .parquet, .jsonl or .csv file.")
 @RUNS
@@ -100,7 +100,7 @@ def export(run: Path, to: Path, runs: Path) -> None:
     click.echo(f"{rows:,} rows written to {to}", err=True)
 
 
-@click.command()
+@click.command(short_help="Write a starter job to begin with.")
 @click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
 def init(path: Path) -> None:
     """Write a starter job, four rows for it, and the JSON Schema that editors check it with."""
@@ -125,7 +125,7 @@ def init(path: Path) -> None:
     click.echo(f"next: batcher check {path}", err=True)
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schema of job files.")
 def schema() -> None:
     """Print the JSON Schema of job files; a YAML editor completes and checks with it."""
     from batcher.config.schema import schema as job_schema

@@ -77,7 +77,7 @@ def retry(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogForm
     return _show(resume_run(run, options))
 
 
-@click.command()
+@click.command(short_help="Check a job, its input and its prompts; nothing is asked.")
 @_JOB
 @LIMIT
 @SETS

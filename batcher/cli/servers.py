@@ -8,7 +8,7 @@ import click
 from batcher.errors import ExitCode
 
 
-@click.command()
+@click.command(short_help="Serve a simulated provider, with limits and faults.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="A YAML file of these and more options.")
@@ -65,7 +65,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, share
 
 
-@click.command()
+@click.command(short_help="Serve a local model on an OpenAI-compatible port.")
 @click.argument("model")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="There is no authentication: keep to loopback.")
@@ -106,7 +106,7 @@ def pull_model(model: str) -> None:
     click.echo(str(pull(model, lambda text: click.echo(text, err=True))))
 
 
-@click.command()
+@click.command(short_help="Show what a model costs, and where that is from.")
 @click.argument("model")
 @click.option("--provider-url", help="The endpoint's base_url; without it, the model's maker.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
