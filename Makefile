@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh clone: `make demo` and `make test`. Each makes `.venv` itself.
-SHELL := /bin/bash
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ help: ## what each target does
 .PHONY: demo
 demo: $(VENV)/.made/local ## a real model on this machine sorts real reviews: no key, no cost; run it again after a kill and it goes on
 	@$(BIN)/python jobs/demo/fetch_reviews.py
-	@$(BIN)/python jobs/demo/run_demo.py
+	@run=$$($(BIN)/batcher run jobs/demo.yaml | tail -n 1) && $(BIN)/python jobs/demo/score.py "$$run"
 
 .PHONY: test
 test: $(VENV)/.made/dev ## the tests that every change must pass (no network, no model)

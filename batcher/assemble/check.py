@@ -44,7 +44,7 @@ def check_job(
         UsageError: What is wrong, in one sentence.
     """
     loaded = load_job(path, variables=variables, sets=sets, limit=limit)
-    prepared = prepare(loaded)
+    prepared = prepare(loaded).checked()
     for number, request in enumerate(islice(_requests(prepared), ROWS_SHOWN), start=1):
         name = f"row {request.row}" if request.key is None else f"row {request.row} (key {request.key})"
         echo(f"--- {name}, rendered {number} of {ROWS_SHOWN}")
@@ -65,7 +65,7 @@ def dry_run_job(
     Raises:
         UsageError: What is wrong, in one sentence.
     """
-    prepared = prepare(load_job(path, variables=variables, sets=sets, limit=limit))
+    prepared = prepare(load_job(path, variables=variables, sets=sets, limit=limit)).checked()
     rows = longest = total = 0
     for request in _requests(prepared):
         rows += 1

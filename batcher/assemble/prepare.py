@@ -1,7 +1,7 @@
 """A job's own parts: its rows, its prompts, its check of answers. Everything here happens before anything is sent."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,20 @@ class Prepared:
     checker: Checker
     response_format: Mapping[str, Any] | None
 
+    def checked(self, *, keys: bool = True, tell: Callable[[int], None] | None = None) -> "Prepared":
+        """The same, with its rows looked at.
+
+        Args:
+            keys: Whether to read every key of the input; not needed where it is unchanged since that was done.
+            tell: Called now and then with the number of rows looked at.
+
+        Raises:
+            InputError: The rows are not what the job needs; with file and line.
+        """
+        job = self.loaded.job
+        facts = self.source.check(carry=job.input.carry, list_column=job.prompt.messages, keys=keys, tell=tell)
+        return replace(self, facts=facts)
+
     @property
     def beside(self) -> tuple[str, ...]:
         """The input's columns that go into the results: the key first, if there is one, then `carry`."""
@@ -33,16 +47,8 @@ class Prepared:
         return (*key, *job.input.carry)
 
 
-def prepare(
-    loaded: LoadedJob, *, keys: bool = True, tell: Callable[[int], None] | None = None, checks: bool = True
-) -> Prepared:
-    """Open the input, compile the prompts against its columns, and look at the rows.
-
-    Args:
-        loaded: The job.
-        keys: Whether to read every key of the input; not needed where it is unchanged since that was done.
-        tell: Called now and then with the number of rows looked at.
-        checks: Whether to look at the rows at all.
+def prepare(loaded: LoadedJob) -> Prepared:
+    """Open the input and compile the prompts against its columns; `checked` then looks at the rows.
 
     Raises:
         InputError, PromptError: The job and its input do not go together.
@@ -66,9 +72,6 @@ def prepare(
         columns=source.columns,
     )
     source = source.select(renderer.columns_used)
-    facts = InputFacts(None, 0, False)
-    if checks:
-        facts = source.check(carry=job.input.carry, list_column=job.prompt.messages, keys=keys, tell=tell)
     labels = job.answer.labels
     checker: Checker = (
         TextChecker(job.prompt.reasoning) if labels is None else LabelChecker(labels, job.prompt.reasoning)
@@ -77,7 +80,7 @@ def prepare(
     return Prepared(
         loaded=loaded,
         source=source,
-        facts=facts,
+        facts=InputFacts(None, 0, False),
         renderer=renderer,
         checker=checker,
         response_format=structured_format(labels or ()) if is_structured else None,

@@ -61,7 +61,7 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
         latest = None if options.is_fresh else _unfinished(options.runs, loaded.job.name)
         if latest is not None:
             return _go_on(latest, loaded, options, lock)
-        prepared = prepare(loaded, tell=_looked_at)
+        prepared = prepare(loaded).checked(tell=_looked_at)
         directory = RunDirectory.create(options.runs, loaded.job.name, clock)
         run_file = begin_run_file(prepared, now_s=clock.now())
         write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
@@ -84,7 +84,7 @@ def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
     run_file = directory.read()
     loaded = load_job(
         directory.job_yaml,
-        variables=options.variables,
+        variables={**run_file.variables, **options.variables},
         environ=options.environ,
         original=Path(run_file.base_directory) / Path(run_file.job_path).name,
     )
@@ -95,9 +95,10 @@ def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
 def _go_on(directory: RunDirectory, loaded: LoadedJob, options: RunOptions, lock: JobLock) -> tuple[Path, int]:
     run_file = directory.read()
     _refuse_other_questions(directory, run_file, loaded)
-    prepared = prepare(loaded, keys=False, checks=False)
+    prepared = prepare(loaded)
     _refuse_other_input(directory, run_file, prepared.source)
-    prepared = prepare(loaded, keys=False, tell=_looked_at)
+    # Its keys were read when the run began, and it has not changed since.
+    prepared = prepared.checked(keys=False, tell=_looked_at)
     lock.name_run(directory.path)
     disk = LocalDisk()
     write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)

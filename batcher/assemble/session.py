@@ -20,12 +20,13 @@ from batcher.core.flight import Flight
 from batcher.core.progress import Progress
 from batcher.core.records import Outcome
 from batcher.engine.engine import Engine, EnginePlan, Parts
-from batcher.errors import BatcherError, ExitCode, StoppedError
+from batcher.errors import BatcherError, ExitCode, StoppedError, UsageError
 from batcher.journal.journal import Journal
 from batcher.ledger.ledger import Ledger, Totals
 from batcher.ledger.prices import AnyPrice
 from batcher.local.lease import Lease
 from batcher.local.lease import start as start_local
+from batcher.local.models import is_path
 from batcher.observe.log import Events, open_events
 from batcher.observe.reporter import Reporter, make_reporter
 from batcher.observe.summary import State, Total, summary_lines
@@ -101,12 +102,19 @@ class Session:
         try:
             code, reasons = run_loop(self._work())
         except BatcherError as caught:
-            error, code, reasons = caught, caught.exit_code, [caught.message]
-            self._save("stopped" if code in (ExitCode.STOPPED, ExitCode.BUDGET) else "failed", code, reasons, caught)
+            error, code, reasons = caught, self._code_of(caught), [caught.message]
+            # The line will be mended; what comes before it must stay as it is.
+            broken = self._prepared.source.fingerprint(caught) if isinstance(caught, BrokenInputError) else None
+            self._save("stopped" if code in (ExitCode.STOPPED, ExitCode.BUDGET) else "failed", code, reasons, broken)
         self._say(code, reasons, error, elapsed_s=self._clock.monotonic() - started_s)
         self._events.info("run_ended", exit_code=int(code), reasons=reasons)
         self._events.close()
         return int(code)
+
+    def _code_of(self, error: BatcherError) -> ExitCode:
+        # Code 2 says that nothing was sent; a row that turns out wrong on the way stops a run that can go on.
+        was_sent = self._progress.done > 0 or self._progress.attempt_failures
+        return ExitCode.STOPPED if isinstance(error, UsageError) and was_sent else error.exit_code
 
     async def _work(self) -> _Ending:
         """Ask what is to be asked, and write the results. The exit code with the reasons for it."""
@@ -152,7 +160,10 @@ class Session:
         local = self._prepared.loaded.job.sole_provider.local
         if local is None:
             return contextlib.nullcontext()
-        return start_local(local, tell=self._note)
+        model = str(self._prepared.loaded.base / local) if is_path(local) else local
+        lease = start_local(model, tell=self._note)
+        self._progress.note = None
+        return lease
 
     def _endpoint(self, lease: Lease | None) -> Endpoint:
         job = self._prepared.loaded.job
@@ -253,7 +264,8 @@ class Session:
             rule = success_rule(self._prepared.loaded)
             reasons = judge_success(RowCounts(rows, counts.failed, counts.invalid, counts.empty), rule)
             code = ExitCode.NOT_SUCCESS if reasons else ExitCode.OK
-        self._save("finished", code, reasons)
+        # A run that a broken line had stopped knew its input only up to there.
+        self._save("finished", code, reasons, self._prepared.source.fingerprint())
         return code, reasons
 
     def _updated(
@@ -275,11 +287,13 @@ class Session:
             input_fingerprint=input_fingerprint,
         )
 
-    def _save(self, state: RunState, code: ExitCode, reasons: list[str], error: BatcherError | None = None) -> None:
+    def _save(
+        self, state: RunState, code: ExitCode, reasons: list[str], fingerprint: InputFingerprint | None = None
+    ) -> None:
         """Write how the run ended; a disk that is full must not hide why."""
-        broken = self._prepared.source.fingerprint(error) if isinstance(error, BrokenInputError) else None
+        run_file = self._updated(state, code, "; ".join(reasons) or None, fingerprint)
         try:
-            self._directory.write(self._updated(state, code, "; ".join(reasons) or None, broken), self._disk)
+            self._directory.write(run_file, self._disk)
         except BatcherError as failure:
             self._events.error("run_file_not_written", message=failure.message)
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from batcher.clock import Clock
@@ -12,7 +12,6 @@ from batcher.config.model import Job, Limits, Provider
 from batcher.core.contracts import Caller
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
-from batcher.core.records import Usage
 from batcher.ledger.price_list import find_price
 from batcher.ledger.prices import FREE, AnyPrice, cost_usd, price_from_job
 from batcher.limits.breaker import Breaker
@@ -119,16 +118,7 @@ def build_stack(
     chance = random.Random(seed)
     per_key = _concurrency(provider.limits, endpoint)
     in_all = _permits_in_all(job, endpoint, per_key)
-    turnstile = Turnstile(
-        Breaker(
-            failure_threshold=job.circuit_breaker.failure_threshold, recovery_s=job.circuit_breaker.recovery_time_s
-        ),
-        name=provider.name,
-        max_outage_s=job.circuit_breaker.max_outage_s,
-        clock=tools.clock,
-        progress=tools.progress,
-        tell=tools.tell,
-    )
+    turnstile = _turnstile(job, tools)
     wire = ChatWire(endpoint.model, job.params, response_format)
     structured = StructuredSupport(has_format=wire.has_format)
     shared = LimitSet(
@@ -137,40 +127,49 @@ def build_stack(
     estimator = TokenEstimator()
     caps = [job.params[name] for name in _OUTPUT_CAPS if isinstance(job.params.get(name), int)]
 
-    def cost(usage: Usage | None) -> Decimal | None:
-        return cost_usd(usage, price) if price is not FREE else Decimal(0)
-
     exchanges, members = [], []
     for number, key in enumerate(endpoint.keys, start=1):
         exchange = make_exchange(job.client, base_url=endpoint.base_url, api_key=key, timeout_s=job.timeout_s)
         exchanges.append(exchange)
-        members.append(
-            GatedCaller(
-                HttpCaller(
-                    exchange,
-                    wire,
-                    structured,
-                    cost_usd=cost,
-                    provider=provider.name,
-                    clock=tools.clock,
-                    mask=tools.mask,
-                ),
-                name=_key_name(provider.name, number, len(endpoint.keys)),
-                limits=(shared, LimitSet(Permits(per_key), *_rates(provider.limits, tools))),
-                pause=Pause(chance),
-                turnstile=turnstile,
-                estimator=estimator,
-                output_max=caps[0] if caps else None,
-                clock=tools.clock,
-                progress=tools.progress,
-                flight=tools.flight,
-            )
+        inner = HttpCaller(
+            exchange,
+            wire,
+            structured,
+            cost_usd=partial(cost_usd, price=price),
+            provider=provider.name,
+            clock=tools.clock,
+            mask=tools.mask,
         )
+        gate = GatedCaller(
+            inner,
+            name=_key_name(provider.name, number, len(endpoint.keys)),
+            limits=(shared, LimitSet(Permits(per_key), *_rates(provider.limits, tools))),
+            pause=Pause(chance),
+            turnstile=turnstile,
+            estimator=estimator,
+            output_max=caps[0] if caps else None,
+            clock=tools.clock,
+            progress=tools.progress,
+            flight=tools.flight,
+        )
+        members.append(gate)
     policy = RetryPolicy(tries_max=job.retry.attempts, wait_min_s=job.retry.min_wait_s, wait_max_s=job.retry.max_wait_s)
     caller = RetryingCaller(
         Pool(members, tell=tools.tell), policy, clock=tools.clock, chance=chance, progress=tools.progress
     )
     return Stack(caller, tuple(exchanges), min(in_all, per_key * len(endpoint.keys)), price)
+
+
+def _turnstile(job: Job, tools: Tools) -> Turnstile:
+    rule = job.circuit_breaker
+    return Turnstile(
+        Breaker(failure_threshold=rule.failure_threshold, recovery_s=rule.recovery_time_s),
+        name=f"provider {job.sole_provider.name}",
+        max_outage_s=rule.max_outage_s,
+        clock=tools.clock,
+        progress=tools.progress,
+        tell=tools.tell,
+    )
 
 
 def _concurrency(limits: Limits, endpoint: Endpoint) -> int:

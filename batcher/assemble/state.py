@@ -3,9 +3,7 @@
 import os
 import platform
 import socket
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import msgspec
 
@@ -34,6 +32,7 @@ def begin_run_file(prepared: Prepared, *, now_s: float) -> RunFile:
         pid=os.getpid(),
         host=socket.gethostname(),
         versions=_versions(),
+        variables=dict(loaded.variables),
         fingerprints={
             "job": loaded.fingerprint.to_json(),
             "input": prepared.source.fingerprint().to_json(),
@@ -77,13 +76,8 @@ def updated_run_file(
     )
 
 
-def started_at(run: RunFile) -> datetime:
-    """When the run began: prices are those of that moment, also when it is resumed."""
-    return run.started_at
-
-
 def _counts(progress: Progress) -> dict[str, int]:
-    counts: dict[str, Any] = {
+    return {
         "rows": progress.rows_total if progress.rows_total is not None else progress.done,
         "done": progress.done,
         "ok": progress.ok,
@@ -91,7 +85,6 @@ def _counts(progress: Progress) -> dict[str, int]:
         "failed": progress.failed,
         "empty": progress.empty,
     }
-    return counts
 
 
 def _versions() -> dict[str, str]:

@@ -58,10 +58,15 @@ async def stop_on_trouble(engine: Engine, journal: Journal, over: asyncio.Event)
 
 
 def stop_on_signals(engine: Engine, progress: Progress) -> None:
-    """SIGINT and SIGTERM stop the run, resumable; answers on the wire are waited for."""
+    """SIGINT and SIGTERM stop the run, resumable: the first waits for the answers on the wire, a second does not."""
+    seen: list[str] = []
 
     def stop(name: str) -> None:
-        progress.note = f"{name}: waiting for the answers on the wire"
+        seen.append(name)
+        if len(seen) > 1:
+            engine.hurry()
+            return
+        progress.note = f"stopping: {name}, waiting for the answers on the wire (again: stop at once)"
         engine.stop(StoppedError(f"stopped by {name}", hint="`batcher run` or `batcher resume` goes on"))
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -72,6 +72,7 @@ class Engine:
         self._feed = RowFeed(parts.source, start=start, wanted=wanted, rows_low=plan.rows_low)
         self._doom = DoomWatch(is_first=progress.done == 0)
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._error: BatcherError | None = None
 
     def stop(self, error: BatcherError | None = None) -> None:
@@ -83,6 +84,10 @@ class Engine:
         self._flight.close()
         self._feed.drop()
         self._stopping.set()
+
+    def hurry(self) -> None:
+        """After `stop`: do not wait for the answers on the wire either; they are asked, and paid, again."""
+        self._hurrying.set()
 
     @property
     def rows_total(self) -> int | None:
@@ -165,6 +170,6 @@ class Engine:
                 worker.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._plan.grace_s):
-                await asyncio.wait(workers)
+                await self._hurrying.wait()
         for worker in workers:
             worker.cancel()

@@ -16,6 +16,9 @@ import msgspec
 
 from batcher.core.records import Usage
 
+TOKENS_MAX = 2**31
+"""No single call uses so many."""
+
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -148,11 +151,15 @@ def _usage(raw: _Usage | None) -> Usage | None:
     details = raw.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
     out = raw.completion_tokens_details
-    return Usage(
+    usage = Usage(
         raw.prompt_tokens,
         (cached if cached is not None else raw.prompt_cache_hit_tokens) or 0,
         raw.completion_tokens,
         (out.reasoning_tokens if out is not None else None) or 0,
+    )
+    # A count that cannot be is no count: half-believed, it would be booked.
+    return (
+        usage if min(usage_counts := msgspec.structs.astuple(usage)) >= 0 and max(usage_counts) < TOKENS_MAX else None
     )
 
 

@@ -26,7 +26,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """What `run.json` holds. Times are UTC; the sections are plain JSON values.
 
     `job_path` is the job file as it was given and `base_directory` what its paths are relative to, both
-    absolute. `pid` and `host` are of the process that wrote last. `reason` says why a run stopped.
+    absolute. `variables` are what `--var` gave, without those that a key was made from. `pid` and
+    `host` are of the process that wrote last. `reason` says why a run stopped.
     """
 
     job: str
@@ -46,6 +47,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     ledger: list[dict[str, Any]] = []
     versions: dict[str, str] = {}
     fingerprints: dict[str, Any] = {}
+    variables: dict[str, str] = {}
 
 
 class _Version(msgspec.Struct):
