@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from batcher.assemble.prepare import prepare
+from batcher.assemble.prepare import Prepared, prepare
 from batcher.assemble.session import Session
 from batcher.assemble.state import begin_run_file
 from batcher.clock import SystemClock
@@ -27,6 +27,8 @@ from batcher.runs.lock import JobLock
 from batcher.runs.runfile import RunFile, write_bytes
 from batcher.sources.source import FileSource, InputFingerprint
 from batcher.storage.durable import LocalDisk
+
+LOOKING_TOLD_AFTER_S, LOOKING_TOLD_EVERY_S = 1.0, 0.2
 
 LogFormat = Literal["auto", "plain", "json"]
 
@@ -61,7 +63,7 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
         latest = None if options.is_fresh else _unfinished(options.runs, loaded.job.name)
         if latest is not None:
             return _go_on(latest, loaded, options, lock)
-        prepared = prepare(loaded).checked(tell=_looked_at)
+        prepared = _checked(prepare(loaded))
         directory = RunDirectory.create(options.runs, loaded.job.name, clock)
         run_file = begin_run_file(prepared, now_s=clock.now())
         write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
@@ -98,7 +100,7 @@ def _go_on(directory: RunDirectory, loaded: LoadedJob, options: RunOptions, lock
     prepared = prepare(loaded)
     _refuse_other_input(directory, run_file, prepared.source)
     # Its keys were read when the run began, and it has not changed since.
-    prepared = prepared.checked(keys=False, tell=_looked_at)
+    prepared = _checked(prepared, keys=False)
     lock.name_run(directory.path)
     disk = LocalDisk()
     write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
@@ -144,8 +146,33 @@ def _refuse_other_input(directory: RunDirectory, run_file: RunFile, source: File
         )
 
 
-def _looked_at(rows: int) -> None:
-    """Tell a person who waits at a terminal that a large input is being looked at."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\rlooking at the input: {rows:,} rows")
+class _Looking:
+    """Tells a person at a terminal that a large input is being looked at, and wipes the line afterwards."""
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._due_s = self._clock.monotonic() + LOOKING_TOLD_AFTER_S
+        self._was_told = False
+
+    def __call__(self, rows: int) -> None:
+        if sys.stderr.isatty() and self._clock.monotonic() >= self._due_s:
+            self._due_s += LOOKING_TOLD_EVERY_S
+            self._was_told = True
+            self._write(f"\rlooking at the input: {rows:,} rows")
+
+    def over(self) -> None:
+        """The rows were looked at."""
+        if self._was_told:
+            self._write("\r" + " " * 60 + "\r")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def _checked(prepared: Prepared, *, keys: bool = True) -> Prepared:
+    looking = _Looking()
+    try:
+        return prepared.checked(keys=keys, tell=looking)
+    finally:
+        looking.over()

@@ -58,7 +58,7 @@ async def stop_on_trouble(engine: Engine, journal: Journal, over: asyncio.Event)
 
 
 def stop_on_signals(engine: Engine, progress: Progress) -> None:
-    """SIGINT and SIGTERM stop the run, resumable: the first waits for the answers on the wire, a second does not."""
+    """SIGINT, SIGTERM and SIGHUP stop the run, resumable; only the first one waits for the answers on the wire."""
     seen: list[str] = []
 
     def stop(name: str) -> None:
@@ -69,7 +69,7 @@ def stop_on_signals(engine: Engine, progress: Progress) -> None:
         progress.note = f"stopping: {name}, waiting for the answers on the wire (again: stop at once)"
         engine.stop(StoppedError(f"stopped by {name}", hint="`batcher run` or `batcher resume` goes on"))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop, number.name)
 
 

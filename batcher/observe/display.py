@@ -115,7 +115,8 @@ def _speed(view: View) -> str:
 
 
 def _cost(progress: Progress, view: View) -> str:
-    projected = cost_projected(progress, view)
+    # What costs nothing so far, and is known to, will cost nothing.
+    projected = cost_projected(progress, view) or None
     phrase = cost_phrase(progress, unpriced=view.unpriced)
     return phrase if projected is None else f"{phrase} of about {dollars(projected)}"
 
