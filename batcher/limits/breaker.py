@@ -18,10 +18,13 @@ What is counted, beyond the textbook:
   the provider fell; but it brings the probe forward, once per opening.
 - The failures that opened it looked like the rows' own when they came. Each of those rows is given
   them back: as many of its next failures do not count.
+- A row that failed before another one was answered is a suspect: while the provider is well, its further
+  failures speak of the row, and do not count towards opening. So a handful of poisoned rows that are
+  left at the end of a run use up their tries and are set aside, instead of looking like an outage.
 - A probe that is abandoned (cancelled, or refused for another reason) frees its place.
 
-Not promised: where every row that is left fails on a provider that is well, nothing tells this from an
-outage; such a run stops at `max_outage`, resumable.
+Not promised: where rows fail on a provider that is well, and none was answered since they first failed,
+nothing tells this from an outage; such a run stops at `max_outage`, resumable.
 """
 
 import math
@@ -57,6 +60,7 @@ class Breaker:
         self._was_unreached = False
         self._streak: Counter[int] = Counter()
         self._given_back: Counter[int] = Counter()
+        self._suspects: set[int] = set()
         self._listeners: list[Callable[[], None]] = []
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -98,8 +102,11 @@ class Breaker:
         """The provider answered: with anything that shows that it is up, a 4xx or an invalid answer too."""
         if self._given_back:
             self._given_back.pop(row, None)
+        if self._suspects:
+            self._suspects.discard(row)
         if self._open_since is None:
             if self._failures:
+                self._suspects.update(other for other in self._streak if other != row)
                 self._forget_failures()
         elif ticket == self._epoch:
             self._close()
@@ -124,6 +131,8 @@ class Breaker:
         if self._open_since is not None:
             self._open(now)
             return False
+        if reached and row in self._suspects:
+            return not self._take_back(row)
         self._failures += 1
         rows = len(self._streak) + (reached and row not in self._streak)
         self._was_unreached = self._was_unreached or not reached

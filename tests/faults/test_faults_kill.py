@@ -29,7 +29,7 @@ def survive(tmp_path: Path, *, rows: int, moments: list[float], options: tuple[s
     answered_twice = sum(record.is_good for record in served) - rows
     # What was on the wire at a kill may be paid twice, and nothing else: at most the calls in flight.
     assert answered_twice <= 64 * len(kills_s)
-    assert len(list((tmp_path / "runs" / "job").iterdir()) ) - 2 <= 1, "one run, gone on with each time"
+    assert len(list((tmp_path / "runs" / "job").iterdir())) - 2 <= 1, "one run, gone on with each time"
 
 
 def test_a_run_survives_three_kills(tmp_path: Path) -> None:

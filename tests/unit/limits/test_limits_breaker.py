@@ -179,3 +179,34 @@ def test_a_row_that_was_answered_keeps_no_credit() -> None:
     assert probe is not None
     breaker.record_success(probe, 1, 1.0)
     assert fail(breaker, 1, 2.0)
+
+
+def test_poisoned_rows_that_are_left_alone_are_set_aside() -> None:
+    """At the end of a run only the rows remain that always fail; the provider was well all along."""
+    breaker = Breaker(failure_threshold=5, recovery_s=60.0)
+    for row in (1, 2):
+        assert breaker.record_failure(entered(breaker), row, reached=True, now=0.0)
+    breaker.record_success(entered(breaker), 3, 0.5)
+
+    charged = [breaker.record_failure(entered(breaker), row, reached=True, now=1.0) for row in (1, 2) * 4]
+
+    assert charged == [True] * 8
+    assert not breaker.is_open
+
+
+def test_an_outage_is_seen_though_a_suspect_fails_in_it() -> None:
+    """Suspects do not count, but the rows that failed for the first time do."""
+    breaker = Breaker(failure_threshold=3, recovery_s=60.0)
+    breaker.record_failure(entered(breaker), 1, reached=True, now=0.0)
+    breaker.record_success(entered(breaker), 2, 0.5)
+
+    for row in (1, 3, 1, 4, 5):
+        breaker.record_failure(entered(breaker), row, reached=True, now=1.0)
+
+    assert breaker.is_open
+
+
+def entered(breaker: Breaker) -> int:
+    ticket = breaker.enter(0.0)
+    assert ticket is not None
+    return ticket
