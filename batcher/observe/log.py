@@ -277,8 +277,8 @@ def _json_line(fields: Mapping[str, Any]) -> str:
 
 
 def _plain_line(fields: Mapping[str, Any]) -> str:
-    head = f"{fields['level']}: {fields['event'].replace('_', ' ')}"
+    """`warning: provider main is down (kind=timeout)`; the event's name stands in where there is no message."""
+    said = clean(str(fields["message"])) if fields.get("message") else fields["event"].replace("_", " ")
     rest = {name: value for name, value in fields.items() if name not in ("timestamp", "level", "event", "message")}
     named = " ".join(f"{name}={clean(str(value))}" for name, value in rest.items())
-    message = clean(str(fields["message"])) if fields.get("message") else ""
-    return cut(": ".join(part for part in (head, message) if part) + (f" ({named})" if named else ""), _PLAIN_WIDTH)
+    return cut(f"{fields['level']}: {said}" + (f" ({named})" if named else ""), _PLAIN_WIDTH)

@@ -17,7 +17,9 @@ async def raw_server(behave: Behave) -> AsyncIterator[str]:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                lengths = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                lengths = [
+                    int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+                ]
                 body = await reader.readexactly(sum(lengths))
                 await behave(writer, head + body)
                 await writer.drain()
@@ -36,7 +38,10 @@ async def raw_server(behave: Behave) -> AsyncIterator[str]:
 def response(body: bytes, *, status: str = "200 OK", headers: str = "", length: int | None = None) -> bytes:
     """An HTTP/1.1 response; `length` may lie."""
     size = len(body) if length is None else length
-    return f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {size}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {size}\r\n\r\n".encode()
+        + body
+    )
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

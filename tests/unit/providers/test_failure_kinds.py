@@ -128,13 +128,15 @@ async def test_each_status_and_body_has_its_kind(client: str, status: str, body:
     ("write", "kind"),
     [
         (response(GOOD[:40], length=len(GOOD)), "bad_response"),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"cho\r\n", "bad_response"),
+        (b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{"cho\r\n', "bad_response"),
         (response(b"not gzip", headers="content-encoding: gzip\r\n"), "bad_response"),
         (b"", "connection"),
     ],
     ids=["cut", "cut chunks", "not gzip", "closed"],
 )
-async def test_a_cut_answer_is_a_bad_response_and_a_closed_connection_is_not(client: str, write: bytes, kind: str) -> None:
+async def test_a_cut_answer_is_a_bad_response_and_a_closed_connection_is_not(
+    client: str, write: bytes, kind: str
+) -> None:
     async def behave(writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(write)
         await writer.drain()
