@@ -15,6 +15,9 @@ from batcher.storage.durable import Disk
 
 KEY_COLUMN = "key"
 
+Latencies = dict[str, dict[str, float]]
+"""Milliseconds by provider: `{"main": {"p50": …, "p95": …, "max": …}}`."""
+
 
 def write_all_results(prepared: Prepared, journal: Journal, directory: RunDirectory, *, rows: int, disk: Disk) -> None:
     """Write `results.parquet` into the run directory, and the job's own output where it names one. Blocking.
@@ -46,6 +49,28 @@ def write_all_results(prepared: Prepared, journal: Journal, directory: RunDirect
         export(directory.results, prepared.loaded.base / job.output.path, disk)
     elif job.output.format not in (None, "parquet"):
         export(directory.results, directory.results.with_suffix(f".{job.output.format}"), disk)
+
+
+def latencies(directory: RunDirectory) -> Latencies:
+    """How long the attempts that answered took, by provider, from the results. Blocking; streamed."""
+    import polars as pl  # noqa: PLC0415  # 0.2 s that no run needs before its end
+
+    latency = pl.col("latency_ms")
+    table = (
+        pl.scan_parquet(directory.results)
+        .filter(latency.is_not_null())
+        .group_by("provider")
+        .agg(
+            latency.quantile(0.5).alias("p50"),
+            latency.quantile(0.95).alias("p95"),
+            latency.max().alias("max"),
+        )
+        .collect()
+    )
+    return {
+        str(row["provider"]): {name: round(float(row[name]), 1) for name in ("p50", "p95", "max")}
+        for row in table.sort("provider").to_dicts()
+    }
 
 
 def _beside(prepared: Prepared) -> Iterator[pa.RecordBatch]:

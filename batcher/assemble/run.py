@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from batcher.assemble.find import find_run
 from batcher.assemble.prepare import Prepared, prepare
 from batcher.assemble.session import Session
 from batcher.assemble.state import begin_run_file
@@ -60,7 +61,7 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
     )
     clock, disk = SystemClock(), LocalDisk()
     with JobLock(job_directory(options.runs, loaded.job.name), clock, disk) as lock:
-        latest = None if options.is_fresh else _unfinished(options.runs, loaded.job.name)
+        latest = None if options.is_fresh else _unfinished(options.runs, loaded)
         if latest is not None:
             return _go_on(latest, loaded, options, lock)
         prepared = _checked(prepare(loaded))
@@ -82,7 +83,7 @@ def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
     Raises:
         BatcherError: Nothing was begun; its class has the exit code.
     """
-    directory = _find(target, options)
+    directory = find_run(target, options.runs, variables=options.variables, environ=options.environ)
     run_file = directory.read()
     loaded = load_job(
         directory.job_yaml,
@@ -110,26 +111,25 @@ def _go_on(directory: RunDirectory, loaded: LoadedJob, options: RunOptions, lock
     return directory.path, session.run()
 
 
-def _find(target: Path, options: RunOptions) -> RunDirectory:
-    if target.is_dir():
-        return RunDirectory.open(target)
-    if not target.exists():
-        raise UsageError(f"{target} does not exist; name a run directory (`batcher status` lists them) or a job file")
-    name = load_job(target, variables=options.variables, environ=options.environ).job.name
-    latest = RunDirectory.latest(options.runs, name)
+def _unfinished(runs: Path, loaded: LoadedJob) -> RunDirectory | None:
+    """The run to go on with, or None to begin one."""
+    latest = RunDirectory.latest(runs, loaded.job.name)
     if latest is None:
-        raise UsageError(f"job {name} has no run in {options.runs}; `batcher run {target}` begins one")
-    return latest
+        return None
+    run_file = latest.read()
+    if run_file.state == "finished":
+        return None
+    # A run that was refused or stopped before its first answer keeps nobody from mending the job.
+    has_nothing = run_file.exit_code is not None and run_file.counts.get("done") == 0
+    return None if has_nothing and _changes(run_file, loaded) else latest
 
 
-def _unfinished(runs: Path, name: str) -> RunDirectory | None:
-    latest = RunDirectory.latest(runs, name)
-    return None if latest is None or latest.read().state == "finished" else latest
+def _changes(run_file: RunFile, loaded: LoadedJob) -> list[str]:
+    return describe_change(Fingerprint.from_json(run_file.fingerprints["job"]), loaded.fingerprint)
 
 
 def _refuse_other_questions(directory: RunDirectory, run_file: RunFile, loaded: LoadedJob) -> None:
-    earlier = Fingerprint.from_json(run_file.fingerprints["job"])
-    changes = describe_change(earlier, loaded.fingerprint)
+    changes = _changes(run_file, loaded)
     if changes:
         raise JobError(
             f"the job is not the one of the unfinished run {directory.path}: {', '.join(changes)}",

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Literal
 
 from batcher.answers.success import RowCounts, judge_success
-from batcher.assemble.finish import write_all_results
+from batcher.assemble.closing import last_lines
+from batcher.assemble.finish import Latencies, latencies, write_all_results
 from batcher.assemble.prepare import Prepared, success_rule
 from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
@@ -27,15 +28,15 @@ from batcher.ledger.prices import AnyPrice
 from batcher.local.lease import Lease
 from batcher.local.lease import start as start_local
 from batcher.local.models import is_path
+from batcher.observe.human import counted
 from batcher.observe.log import Events, open_events
 from batcher.observe.reporter import Reporter, make_reporter
-from batcher.observe.summary import State, Total, summary_lines
 from batcher.runs.directory import RunDirectory
 from batcher.runs.runfile import RunFile, RunState
 from batcher.sources.source import BrokenInputError, InputFingerprint
 from batcher.storage.durable import LocalDisk
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 2.0
 """How often `run.json` is brought up to date while rows are asked."""
 
 ANSWER_BYTES = 16 * 1024
@@ -43,14 +44,6 @@ ANSWER_BYTES = 16 * 1024
 
 _Ending = tuple[ExitCode, list[str]]
 """The exit code, and the reasons where it is not 0."""
-
-_SUMMARY_STATES: dict[ExitCode, State] = {
-    ExitCode.OK: "finished",
-    ExitCode.NOT_SUCCESS: "not_success",
-    ExitCode.STOPPED: "stopped",
-    ExitCode.BUDGET: "budget",
-    ExitCode.REFUSED: "refused",
-}
 
 
 class BookingSink:
@@ -88,6 +81,7 @@ class Session:
         self._clock, self._disk = SystemClock(), LocalDisk()
         self._progress, self._ledger = Progress(), Ledger()
         self._price: AnyPrice | None = None
+        self._latencies: Latencies | None = None
         self._events: Events = open_events(
             directory.log,
             secrets=prepared.loaded.secrets,
@@ -213,6 +207,8 @@ class Session:
         facts = self._prepared.facts
         progress.rows_total = facts.rows if facts.rows is not None else facts.rows_estimate or None
         progress.rows_total_is_exact = facts.rows is not None
+        if counts.done:
+            self._say_line(f"going on: {counted(counts.done, 'row')} done before")
         for (provider, model), spent in journal.spent_before.items():
             totals = Totals(
                 rows=spent.outcomes,
@@ -256,6 +252,7 @@ class Session:
     async def _finish(self, journal: Journal, rows: int) -> _Ending:
         """Results, and whether the job's success rule holds."""
         await asyncio.to_thread(write_all_results, self._prepared, journal, self._directory, rows=rows, disk=self._disk)
+        self._latencies = await asyncio.to_thread(latencies, self._directory)
         counts = journal.counts()
         if counts.failures.get("bad_request", 0) == rows:
             reasons = [f"the provider refused every row: see the error column of {self._directory.results.name}"]
@@ -284,6 +281,7 @@ class Session:
             exit_code=None if code is None else int(code),
             reason=reason,
             price=self._price,
+            latency_ms=self._latencies,
             input_fingerprint=input_fingerprint,
         )
 
@@ -299,32 +297,20 @@ class Session:
 
     def _say(self, code: ExitCode, reasons: list[str], error: BatcherError | None, *, elapsed_s: float) -> None:
         """The last lines on stderr."""
-        accounts = {
-            (provider or "", model or ""): Total(
-                calls=totals.calls,
-                input_tokens=totals.input_tokens,
-                output_tokens=totals.output_tokens,
-                cost_usd=totals.cost_usd if totals.rows_cost_unknown == 0 else None,
-                cached_tokens=totals.cached_tokens,
-                reasoning_tokens=totals.reasoning_tokens,
-            )
-            for (provider, model), totals in self._ledger.accounts()
-        }
-        lines = summary_lines(
+        lines = last_lines(
             self._progress,
-            accounts,
-            state=_SUMMARY_STATES.get(code, "fault"),
+            self._ledger,
+            code=code,
+            reasons=reasons,
+            error=error,
             elapsed_s=elapsed_s,
             job_name=self._prepared.loaded.job.name,
             run=_shown(self._directory),
         )
-        said = [f"error: {reason}" for reason in reasons]
-        if error is not None and error.hint:
-            said.append(f"hint: {error.hint}")
         if self._log_format == "json":
-            self._events.info("summary", lines=[*lines, *said])
+            self._events.info("summary", lines=lines)
             return
-        for line in [*lines, *said]:
+        for line in lines:
             sys.stderr.write(self._events.mask(line) + "\n")
         sys.stderr.flush()
 
@@ -333,6 +319,9 @@ class Session:
 
     def _note(self, sentence: str) -> None:
         self._progress.note = sentence
+        self._say_line(sentence)
+
+    def _say_line(self, sentence: str) -> None:
         self._events.info("note", message=sentence)
         if self._log_format != "json":
             sys.stderr.write(f"{sentence}\n")

@@ -3,6 +3,7 @@
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -51,6 +52,7 @@ def updated_run_file(
     exit_code: int | None = None,
     reason: str | None = None,
     price: AnyPrice | None = None,
+    latency_ms: Mapping[str, Mapping[str, float]] | None = None,
     input_fingerprint: InputFingerprint | None = None,
 ) -> RunFile:
     """The state now: counts and sums of the whole run, earlier processes included."""
@@ -70,6 +72,7 @@ def updated_run_file(
             **booked["total"],
             "failures": dict(progress.failures),
             "price": None if price is None else price.to_json(),
+            "latency_ms": None if latency_ms is None else dict(latency_ms),
         },
         ledger=booked["accounts"],
         fingerprints=fingerprints,

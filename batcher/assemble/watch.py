@@ -67,7 +67,7 @@ def stop_on_signals(engine: Engine, progress: Progress) -> None:
             engine.hurry()
             return
         progress.note = f"stopping: {name}, waiting for the answers on the wire (again: stop at once)"
-        engine.stop(StoppedError(f"stopped by {name}", hint="`batcher run` or `batcher resume` goes on"))
+        engine.stop(StoppedError(f"stopped by {name}"))
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop, number.name)

@@ -1,6 +1,8 @@
 """`batcher status`, `export`, `init` and `schema`: what reads and writes files, and sends nothing."""
 
 import json
+import shlex
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,16 +42,12 @@ _STARTER_ROWS = (
 @RUNS
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a run.")
 def status(run: Path | None, runs: Path, as_json: bool) -> None:
-    """Show the runs there are and how they stand; RUN is a run directory or a job's name."""
+    """Show the runs there are and how they stand; RUN is a run directory, a job file or a job's name."""
+    from batcher.assemble.find import find_run
     from batcher.runs.directory import RunDirectory
     from batcher.runs.lock import is_locked
 
-    if run is not None and run.is_dir():
-        found = [RunDirectory.open(run)]
-    else:
-        found = RunDirectory.list(runs, None if run is None else str(run))
-        if run is not None and not found:
-            raise UsageError(f"{run} is no run directory, and no job of that name has a run in {runs}")
+    found = RunDirectory.list(runs) if run is None else [find_run(run, runs)]
     if not found:
         click.echo(f"no runs in {runs}", err=True)
     for directory in found:
@@ -59,6 +57,7 @@ def status(run: Path | None, runs: Path, as_json: bool) -> None:
 def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> None:
     import msgspec
 
+    from batcher.observe.human import dollars
     from batcher.observe.text import clean
 
     run = directory.read()
@@ -77,7 +76,7 @@ def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> 
     click.echo(
         f"  {state}: {counts.get('done', 0):,} of {counts.get('rows', 0):,} rows, {counts.get('ok', 0):,} ok, "
         f"{counts.get('invalid', 0):,} invalid, {counts.get('failed', 0):,} failed, "
-        f"cost {'unknown' if cost is None else '$' + cost}, begun {run.started_at:%Y-%m-%d %H:%M:%S} UTC"
+        f"cost {'unknown' if cost is None else dollars(Decimal(cost))}, begun {run.started_at:%Y-%m-%d %H:%M:%S} UTC"
     )
     if run.reason:
         click.echo(f"  {clean(run.reason)}")
@@ -89,13 +88,11 @@ def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> 
 @RUNS
 def export(run: Path, to: Path, runs: Path) -> None:
     """Write the results of a run as Parquet, JSONL or CSV (also .gz and .zst)."""
-    from batcher.runs.directory import RunDirectory
+    from batcher.assemble.find import find_run
     from batcher.runs.export import export as export_results
     from batcher.storage.durable import LocalDisk
 
-    directory = RunDirectory.open(run) if run.is_dir() else RunDirectory.latest(runs, str(run))
-    if directory is None:
-        raise UsageError(f"{run} is no run directory, and no job of that name has a run in {runs}")
+    directory = find_run(run, runs)
     rows = export_results(directory.results, to, LocalDisk())
     click.echo(f"{rows:,} rows written to {to}", err=True)
 
@@ -122,7 +119,7 @@ def init(path: Path) -> None:
                 click.echo(f"wrote {target}", err=True)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from error
-    click.echo(f"next: batcher check {path}", err=True)
+    click.echo(f"next: batcher check {shlex.quote(str(path))} (with OPENAI_API_KEY set)", err=True)
 
 
 @click.command(short_help="Print the JSON Schema of job files.")

@@ -55,7 +55,7 @@ def run(
 @VARIABLES
 @LOG_FORMAT
 def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogFormat) -> int:
-    """Go on with a run: its directory, or a job for its latest run."""
+    """Go on with a run: its directory, or a job (file or name) for its latest run."""
     from batcher.assemble.run import RunOptions, resume_run
 
     options = RunOptions(runs=runs, variables=parse_variables(variables), log_format=log_format, environ=_environ())
@@ -98,5 +98,6 @@ def _environ() -> dict[str, str]:
 
 def _show(directory_and_code: tuple[Path, int]) -> int:
     directory, code = directory_and_code
-    click.echo(str(directory))
+    # Absolute, so that a script may take it from wherever it is.
+    click.echo(str(directory.absolute()))
     return code

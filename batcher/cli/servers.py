@@ -10,7 +10,7 @@ from batcher.errors import ExitCode
 
 @click.command(short_help="Serve a simulated provider, with limits and faults.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="A YAML file of these and more options.")
 @click.option("--seed", type=int, help="Fixes faults, latencies and answers.")
 @click.option("--latency", help="`50ms`, `uniform:10ms,90ms` or `lognormal:200ms,900ms` (half, 95 %).")
@@ -74,8 +74,13 @@ def _pair(text: str) -> tuple[str, str]:
 )
 def serve(model: str, port: int, host: str, slots: int) -> None:
     """Serve a local model behind an OpenAI-compatible port; runs on this machine share it."""
+    import signal
+
     from batcher.local.lease import serve as serve_model
 
+    # Also where a shell that is no terminal starts it in the background, which ignores Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     serve_model(
         model, host=host, port=port, slots=slots, ready=click.echo, tell=lambda text: click.echo(text, err=True)
     )

@@ -121,9 +121,11 @@ class Answer(Section):
 
 
 class Limits(Section):
-    """How fast to ask. `auto` finds the concurrency that the provider takes; no rate means no limit."""
+    """How fast to ask; no rate means no limit."""
 
-    concurrency: Concurrency = Field(default="auto", description="Calls in flight at once.")
+    concurrency: Concurrency = Field(
+        default="auto", description="Calls in flight at once; `auto` is 50, or what a local model answers side by side."
+    )
     requests_per_minute: Count | None = Field(default=None, description="Calls begun in any minute.", examples=[3000])
     tokens_per_minute: Count | None = Field(
         default=None, description="Input and output tokens in any minute.", examples=[2_000_000]

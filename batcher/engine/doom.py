@@ -35,12 +35,13 @@ class DoomWatch:
         if not self._is_watching:
             return (outcome,)
         self._held.append(outcome)
-        if outcome.error_kind != "bad_request":
+        # A row with tokens was served before it was refused (asked again, say), and it was paid.
+        if outcome.error_kind != "bad_request" or outcome.input_tokens is not None:
             return self.flush()
         if len(self._held) >= self._rows_alike_max:
             raise RefusedError(
                 f"the provider refused each of the first {len(self._held)} rows: {outcome.error}",
-                hint="mend the job (model, params, base_url) and run it again; nothing was answered or billed",
+                hint="mend the job (model, params, base_url) and run it again; nothing was answered",
             )
         return ()
 

@@ -106,11 +106,12 @@ class Engine:
             drain = group.create_task(self._drain(workers))
             await asyncio.wait([reader, *workers])
             drain.cancel()
-        if self._error is not None:
-            raise self._error
         if not self._stopping.is_set():
+            # Also where the input broke off: the rows before the break are finished.
             for held in self._doom.flush():
                 await self._put(held)
+        if self._error is not None:
+            raise self._error
 
     async def _read(self) -> None:
         try:
@@ -154,6 +155,8 @@ class Engine:
             if type(verdict) is Invalid and verdict.again is not None and asks < plan.asks_max:
                 # Always from the first request: only the latest fault is explained, so prompts do not grow.
                 asks += 1
+                # An answer that is no answer is not worth waiting for when the run stops.
+                self._flight.leave()
                 request = parts.renderer.again(first, verdict.answer, verdict.again)
                 continue
             return settle_reply(request, reply, verdict, spend, now_s=self._clock.now(), model=plan.model)

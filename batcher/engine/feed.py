@@ -50,9 +50,7 @@ class RowFeed:
                 if batch is None:
                     self.rows_total = self._end
                     break
-                self._end = batch[-1].index + 1
-                self._rows.extend(row for row in batch if self._wanted(row.index))
-                self._wake(len(self._rows))
+                self._offer(batch)
                 while len(self._rows) >= self._rows_low and not self._is_finished:
                     self._hungry.clear()
                     await self._hungry.wait()
@@ -82,6 +80,14 @@ class RowFeed:
         if len(self._rows) < self._rows_low:
             self._hungry.set()
         return row
+
+    def _offer(self, batch: Sequence[Row]) -> None:
+        if self._is_finished:
+            # `drop` came while the batch was being read: its rows are asked next time too.
+            return
+        self._end = batch[-1].index + 1
+        self._rows.extend(row for row in batch if self._wanted(row.index))
+        self._wake(len(self._rows))
 
     def _wake(self, count: int) -> None:
         while count > 0 and self._waiting:

@@ -77,7 +77,7 @@ def _headline(progress: Progress, view: View, room: int) -> Text:
 
 
 def _sections(progress: Progress, view: View) -> Iterable[list[_Phrase]]:
-    left = f"about {duration(view.left_s)} left" if view.left_s else ""
+    left = f"about {duration(view.left_s)} left" if view.left_s and view.left_s >= 1.0 else ""
     yield [
         _Phrase(_rows(progress)),
         _Phrase(_speed(view)),

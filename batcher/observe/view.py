@@ -195,7 +195,7 @@ def progress_line(progress: Progress, view: View) -> str:
         f"{progress.in_flight:,} in flight" if progress.done == progress.rows_before else "",
         failures_phrase(progress),
         cost_phrase(progress, unpriced=view.unpriced),
-        f"about {duration(view.left_s)} left" if view.left_s else "",
+        f"about {duration(view.left_s)} left" if view.left_s and view.left_s >= 1.0 else "",
         down_phrase(view),
         f"waiting: {'; '.join(waits)}" if is_held_up and waits else "",
         view.note,

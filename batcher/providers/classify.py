@@ -18,6 +18,10 @@ from batcher.limits.pause import parse_retry_after
 from batcher.providers.wire import error_text
 
 WORDS_MAX = 300
+"""What people are shown of a provider's words."""
+
+SAID_MAX = 4000
+"""What is read of them to tell the kind."""
 
 FAILED_UNBILLED = Spend(attempts=1)
 
@@ -30,10 +34,14 @@ _TOO_LONG = re.compile(
 )
 _FILTERED = re.compile(r"content[ _]?(policy|filter|management)|responsible ai|safety (system|policy)", re.IGNORECASE)
 _NO_QUOTA = re.compile(
-    r"insufficient[ _](quota|balance|credits?|funds)|exceeded your current quota|billing|credit balance|out of credits"
-    r"|not enough (credits?|balance|quota)|payment required",
+    r"insufficient[ _](quota|balance|credits?|funds)|exceeded your current quota|billing[ _](details|hard|not)"
+    r"|credit balance|out of credits|not enough (credits?|balance|quota)|payment required",
     re.IGNORECASE,
 )
+# Google sends the words of a used-up quota for its limits per minute too, and says when to come back.
+_SOON = re.compile(r"rate_limit|(retry|try again) in \d", re.IGNORECASE)
+# One request above the whole minute's tokens: OpenAI calls it a rate limit, but no waiting lets it through.
+_NEVER_FITS = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
 
 
 def classify(error: Exception, *, now_s: float, mask: Callable[[str], str]) -> CallError:
@@ -47,14 +55,15 @@ def classify(error: Exception, *, now_s: float, mask: Callable[[str], str]) -> C
     if isinstance(error, openai.APIStatusError):
         return _of_status(error, now_s=now_s, mask=mask)
     if isinstance(error, openai.APIResponseValidationError):
-        return CallError(_words(error.message, mask), kind="bad_response", spend=FAILED_UNBILLED)
+        return CallError(clean_words(error.message, mask), kind="bad_response", spend=FAILED_UNBILLED)
     return _of_transport(error, mask)
 
 
 def _of_status(error: openai.APIStatusError, *, now_s: float, mask: Callable[[str], str]) -> CallError:
     status = error.status_code
-    words = _words(_provider_words(error), mask)
-    kind, hint = _kind_of_status(status, words, code=error.code or "", type_=error.type or "")
+    said = _provider_words(error)
+    words = clean_words(said, mask)
+    kind, hint = _kind_of_status(status, said[:SAID_MAX], code=error.code or "", type_=error.type or "")
     headers: Mapping[str, str] = error.response.headers
     return CallError(
         f"HTTP {status}: {words}" if words else f"HTTP {status}",
@@ -68,16 +77,16 @@ def _of_status(error: openai.APIStatusError, *, now_s: float, mask: Callable[[st
 
 def _kind_of_status(status: int, words: str, *, code: str, type_: str) -> tuple[FailureKind, str | None]:
     names = f"{code} {type_}"
-    if status == 402 or (status == 429 and (_NO_QUOTA.search(names) or _NO_QUOTA.search(words))):
+    if status == 402 or (status == 429 and _has_no_quota(names, words)):
         return "quota", "add credit or quota at the provider, then `batcher resume` goes on"
-    if status == 429:
+    if status == 429 and not _NEVER_FITS.search(words):
         return "rate_limited", None
     if status in (401, 403):
         return "auth", "check the key in `api_key` and what it may use"
     if status in _RETRYABLE_STATUS or status >= 500:
         return "server", None
-    if status == 413 or "context_length" in names or (status in (400, 422) and _TOO_LONG.search(words)):
-        return "too_long", "shorten the rows, or split them with input.chunk"
+    if status in (413, 429) or "context_length" in names or (status in (400, 422) and _TOO_LONG.search(words)):
+        return "too_long", "shorten these rows; input.chunk, which will split them, is not built yet"
     if status == 400 and (_FILTERED.search(names) or _FILTERED.search(words)):
         return "refused", None
     if 300 <= status < 400:
@@ -85,6 +94,12 @@ def _kind_of_status(status: int, words: str, *, code: str, type_: str) -> tuple[
     if status == 404:
         return "bad_request", "check `model`, and that base_url is the API's address, ending in /v1"
     return "bad_request", None
+
+
+def _has_no_quota(names: str, words: str) -> bool:
+    if _NO_QUOTA.search(names):
+        return True
+    return _NO_QUOTA.search(words) is not None and not _SOON.search(f"{names} {words}")
 
 
 def _of_transport(error: Exception, mask: Callable[[str], str]) -> CallError:
@@ -105,7 +120,7 @@ def _of_transport(error: Exception, mask: Callable[[str], str]) -> CallError:
         # The head of the response had come: the answer was cut, not refused.
         kind = "bad_response"
     return CallError(
-        _words(_transport_words(causes, kind), mask),
+        clean_words(_transport_words(causes, kind), mask),
         kind=kind,
         reached=not is_connecting,
         spend=FAILED_UNBILLED,
@@ -143,7 +158,8 @@ def _is_any(causes: list[BaseException], *types: type[BaseException]) -> bool:
     return any(isinstance(cause, types) for cause in causes)
 
 
-def _words(text: str, mask: Callable[[str], str]) -> str:
+def clean_words(text: str, mask: Callable[[str], str]) -> str:
+    """A provider's words for people: one line, no secret, no control character, at most `WORDS_MAX` characters."""
     flat = " ".join("".join(char if char.isprintable() else " " for char in text[: WORDS_MAX * 4]).split())
     masked = mask(flat)
     return masked if len(masked) <= WORDS_MAX else masked[: WORDS_MAX - 1] + "…"

@@ -106,7 +106,7 @@ class FastExchange:
             content = bytes(await response.bytes())
         except fast.RequestTimeoutError as error:
             raise openai.APITimeoutError(self._request) from error
-        except fast.RequestError as error:
+        except fast.PyreqwestError as error:
             raise openai.APIConnectionError(request=self._request) from error
         if response.status == 200:
             return content

@@ -14,13 +14,14 @@ from batcher.core.contracts import Caller, CallError
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
 from batcher.core.records import Reply, Request, Spend
-from batcher.errors import FailureKind
+from batcher.errors import FailureKind, StoppedError
 from batcher.limits.breaker import Pass
 from batcher.limits.concurrency import Permits
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import Reservation, TokenBucket
+from batcher.providers.retrying import RETRYABLE
 from batcher.providers.turnstile import Turnstile
 
 COUNTED: frozenset[FailureKind] = frozenset({"server", "connection", "timeout", "bad_response"})
@@ -89,9 +90,9 @@ class GatedCaller:
 
     @property
     def load(self) -> float:
-        """See `pool.Member`; a key that rests counts as full."""
-        rest = 1.0 if self._pause.remaining_s(self._clock.monotonic()) > 0 else 0.0
-        return rest + sum((permits.in_use + permits.waiting) / permits.permits_max for permits in self._permits)
+        """See `pool.Member`; a second of rest weighs as much as a full room: none waits for a key that rests long."""
+        rest_s = self._pause.remaining_s(self._clock.monotonic())
+        return rest_s + sum((permits.in_use + permits.waiting) / permits.permits_max for permits in self._permits)
 
     async def call(self, request: Request) -> Reply:
         """See `Caller`."""
@@ -103,9 +104,14 @@ class GatedCaller:
         except CallError as error:
             self._failed(error, entry, request, started_s)
             self._flight.leave()
+            if error.kind in RETRYABLE:
+                # Nobody waits out a backoff for a call that would not be sent.
+                self._go_on_or_stop()
             raise
         except BaseException:
             # Cancelled on the wire: it may have been served, so the tokens stay booked.
+            for reservation in entry.reservations:
+                reservation.keep()
             self._turnstile.breaker.abandon(entry.ticket)
             raise
         finally:
@@ -117,6 +123,7 @@ class GatedCaller:
     async def _enter(self, request: Request) -> _Entry:
         """Wait until everything lets this call through at the same time."""
         while True:
+            self._go_on_or_stop()
             await self._rest()
             is_candidate = await self._turnstile.wait()
             has_permits = False
@@ -142,6 +149,10 @@ class GatedCaller:
                     reservation.cancel()
                 if is_candidate:
                     self._turnstile.step_back()
+
+    def _go_on_or_stop(self) -> None:
+        if self._flight.is_closed:
+            raise StoppedError("the run is stopping")
 
     def _is_shut(self, *, is_candidate: bool) -> bool:
         if self._pause.remaining_s(self._clock.monotonic()) > 0:
@@ -225,7 +236,10 @@ class GatedCaller:
         if error.kind == "rate_limited":
             self._pause.refused(now_s, started=started_s, retry_after_s=error.retry_after_s)
             breaker.abandon(entry.ticket)
-        elif error.kind in COUNTED and not error.is_reshaped:
+        elif error.kind in COUNTED and error.is_reshaped:
+            # A crash on the format, or an illness: the next call, without the format, tells the breaker which.
+            breaker.abandon(entry.ticket)
+        elif error.kind in COUNTED:
             counts = breaker.record_failure(entry.ticket, request.row, reached=error.reached, now=now_s)
             error.costs_try = error.costs_try and counts
         else:

@@ -9,9 +9,9 @@ import openai
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.core.records import Reply, Request, Spend, Usage
-from batcher.providers.classify import FAILED_UNBILLED, classify
+from batcher.providers.classify import FAILED_UNBILLED, classify, clean_words
 from batcher.providers.exchange import Exchange
-from batcher.providers.structured import StructuredSupport
+from batcher.providers.structured import Shape, StructuredSupport
 from batcher.providers.wire import ChatWire, Completion, decode_completion
 
 # With these the provider says why there is no text, and the checker knows what each means.
@@ -51,12 +51,12 @@ class HttpCaller:
 
     async def call(self, request: Request) -> Reply:
         """See `Caller`."""
-        with_format = self._structured.wanted
+        shape = self._structured.shape()
         started_s = self._clock.monotonic()
         try:
-            body = await self._exchange.post(self._wire.body(request.messages, with_format=with_format))
+            body = await self._exchange.post(self._wire.body(request.messages, with_format=shape.with_format))
         except (openai.APIError, httpx2.HTTPError) as error:
-            raise self._failure(error, with_format=with_format) from error
+            raise self._failure(error, shape) from error
         latency_ms = (self._clock.monotonic() - started_s) * 1000.0
         try:
             completion = decode_completion(body)
@@ -65,8 +65,8 @@ class HttpCaller:
         spend = Spend(1, completion.usage, self._cost_usd(completion.usage))
         fault = _fault(completion)
         if fault is not None:
-            raise CallError(self._mask(fault), kind="bad_response", status=200, spend=spend)
-        self._structured.replied(with_format=with_format)
+            raise CallError(clean_words(fault, self._mask), kind="bad_response", status=200, spend=spend)
+        self._structured.replied(shape)
         return Reply(
             completion.text or "",
             spend,
@@ -77,13 +77,12 @@ class HttpCaller:
             completion.refusal,
             completion.finish_reason,
             completion.system_fingerprint,
-            with_format,
+            shape.with_format,
         )
 
-    def _failure(self, error: Exception, *, with_format: bool) -> CallError:
+    def _failure(self, error: Exception, shape: Shape) -> CallError:
         failure = classify(error, now_s=self._clock.now(), mask=self._mask)
-        is_for_format = self._structured.failed(with_format=with_format, status=failure.status, words=failure.message)
-        if not is_for_format:
+        if not self._structured.failed(shape, status=failure.status, words=failure.message):
             return failure
         return CallError(
             failure.message, kind=failure.kind, status=failure.status, spend=failure.spend, is_reshaped=True
@@ -93,7 +92,7 @@ class HttpCaller:
 def _fault(completion: Completion) -> str | None:
     """What is wrong with a 200 response that has no answer in it, or None."""
     if completion.error is not None:
-        return f"200 with an error inside: {completion.error[:200]}"
+        return f"200 with an error inside: {completion.error}"
     if not completion.has_choice:
         return "the response has no choices"
     if completion.text is None and completion.refusal is None and completion.finish_reason not in _TEXTLESS_REASONS:

@@ -26,7 +26,8 @@ class RetryPolicy:
     """How often and how patiently.
 
     `tries_max` counts the first try. The wait before try n + 1 is
-    min(wait_max_s, wait_min_s * 2**(n - 1)) times a jitter in (0.5, 1].
+    min(wait_max_s, wait_min_s * 2**(n - 1)) times a jitter in (0.5, 1], or longer where the provider asks
+    for it, up to `wait_max_s`.
     """
 
     tries_max: int = 5
@@ -45,6 +46,7 @@ class RetryingCaller:
         self._chance = chance
         self._progress = progress
         self._stop = stop_after_attempt(policy.tries_max)
+        self._wait_max_s = policy.wait_max_s
         self._wait = wait_exponential(multiplier=policy.wait_min_s, max=policy.wait_max_s)
 
     async def call(self, request: Request) -> Reply:
@@ -73,7 +75,7 @@ class RetryingCaller:
         jittered_s = wait_s * (1.0 - self._chance.random() / 2.0)
         self._progress.wait_begin("backoff", self._clock.monotonic())
         try:
-            await self._clock.sleep(max(jittered_s, min(error.retry_after_s or 0.0, wait_s)))
+            await self._clock.sleep(max(jittered_s, min(error.retry_after_s or 0.0, self._wait_max_s)))
         finally:
             self._progress.wait_end("backoff")
 

@@ -9,6 +9,7 @@ Source: OpenAI API reference, "Create chat completion"; `reasoning_content` from
 `reasoning` from OpenRouter, `prompt_cache_hit_tokens` from DeepSeek.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -110,7 +111,7 @@ def decode_completion(body: bytes) -> Completion:
         raw = _DECODER.decode(body)
     except msgspec.ValidationError:
         raw = _decode_leniently(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(_describe(body)) from error
     if raw.error and not raw.choices:
         return Completion(error=error_text(raw.error), usage=_usage(raw.usage), model=raw.model)
@@ -141,7 +142,11 @@ def error_text(error: Any) -> str:
             return message
     if isinstance(error, str):
         return error
-    return _ENCODER.encode(error).decode("utf-8", "replace")
+    # Not msgspec: what the SDK parsed may hold half characters and numbers that it would refuse.
+    try:
+        return json.dumps(error, ensure_ascii=False, separators=(",", ":"), default=str)
+    except RecursionError:
+        return "an error object that is nested too deep"
 
 
 def _usage(raw: _Usage | None) -> Usage | None:
@@ -164,7 +169,10 @@ def _usage(raw: _Usage | None) -> Usage | None:
 
 
 def _decode_leniently(body: bytes) -> _Completion:
-    value = msgspec.json.decode(body)
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(_describe(body)) from error
     if not isinstance(value, dict):
         raise ValueError(_describe(body))
     return _Completion(
@@ -226,7 +234,7 @@ def _as_count(value: Any) -> int | None:
         return None
     if isinstance(value, int | float):
         return int(value) if value == value and abs(value) < 2**53 else None  # noqa: PLR0124  # NaN
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else None
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16 else None
 
 
 def _describe(body: bytes) -> str:

@@ -194,7 +194,7 @@ async def test_frames_replace_each_other_below_warnings(tmp_path: Path) -> None:
                 await run.drawn()
         rows = await run.drawn()
 
-    warning = "warning: attempt failed: boom (kind=server)"
+    warning = "warning: boom (kind=server)"
     assert warning == rows[0]
     assert rows[1].startswith("tickets  ━")
     assert 1 == sum("tickets" in row for row in rows)

@@ -1,0 +1,65 @@
+"""The last lines of a run, from its counters, its ledger, and what ended it."""
+
+from collections.abc import Sequence
+
+from batcher.core.progress import Progress
+from batcher.errors import BatcherError, ExitCode
+from batcher.ledger.ledger import Ledger
+from batcher.observe.summary import State, Total, summary_lines
+
+_STATES: dict[ExitCode, State] = {
+    ExitCode.OK: "finished",
+    ExitCode.NOT_SUCCESS: "not_success",
+    ExitCode.STOPPED: "stopped",
+    ExitCode.BUDGET: "budget",
+    ExitCode.REFUSED: "refused",
+}
+
+
+def last_lines(
+    progress: Progress,
+    ledger: Ledger,
+    *,
+    code: ExitCode,
+    reasons: Sequence[str],
+    error: BatcherError | None,
+    elapsed_s: float,
+    job_name: str,
+    run: str,
+) -> list[str]:
+    """What stderr says when a process of a run ends: the summary, why it ended so, and what to do.
+
+    Args:
+        progress: Counts of the whole run.
+        ledger: Sums of the whole run.
+        code: What the process will exit with.
+        reasons: Why the code is not 0.
+        error: What stopped the run before its end, or None for a finished one.
+        elapsed_s: How long this process ran.
+        job_name: As the job says it.
+        run: The run directory as the user would type it.
+    """
+    # Refused with every row done: there is nothing to resume, and `retry` asks again.
+    is_refused_whole = code == ExitCode.REFUSED and error is None
+    lines = summary_lines(
+        progress,
+        {
+            (provider or "", model or ""): Total(
+                calls=totals.calls,
+                input_tokens=totals.input_tokens,
+                output_tokens=totals.output_tokens,
+                cost_usd=totals.cost_usd if totals.rows_cost_unknown == 0 else None,
+                cached_tokens=totals.cached_tokens,
+                reasoning_tokens=totals.reasoning_tokens,
+            )
+            for (provider, model), totals in ledger.accounts()
+        },
+        state="not_success" if is_refused_whole else _STATES.get(code, "fault"),
+        elapsed_s=elapsed_s,
+        job_name=job_name,
+        run=run,
+    )
+    lines += [f"error: {reason}" for reason in reasons]
+    if error is not None and error.hint:
+        lines.append(f"hint: {error.hint}")
+    return lines
