@@ -13,6 +13,9 @@ from batcher.core.contracts import Checker
 from batcher.prompts.chat import ChatRenderer
 from batcher.sources.source import FileSource, InputFacts, InputSpec
 
+ROWS_RENDERED = 3
+"""A template that fails on the first rows is the job's fault, one that fails on a later row is that row's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -26,17 +29,19 @@ class Prepared:
     response_format: Mapping[str, Any] | None
 
     def checked(self, *, keys: bool = True, tell: Callable[[int], None] | None = None) -> "Prepared":
-        """The same, with its rows looked at.
+        """The same, with its rows looked at and the first of them rendered.
 
         Args:
             keys: Whether to read every key of the input; not needed where it is unchanged since that was done.
             tell: Called now and then with the number of rows looked at.
 
         Raises:
-            InputError: The rows are not what the job needs; with file and line.
+            InputError, PromptError: The rows are not what the job needs; with file and line.
         """
         job = self.loaded.job
         facts = self.source.check(carry=job.input.carry, list_column=job.prompt.messages, keys=keys, tell=tell)
+        for row in next(self.source.rows(), ())[:ROWS_RENDERED]:
+            self.renderer.render(row)
         return replace(self, facts=facts)
 
     @property

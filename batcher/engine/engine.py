@@ -18,8 +18,8 @@ from batcher.core.progress import Progress
 from batcher.core.records import NOTHING_SPENT, Invalid, Outcome, Row
 from batcher.engine.doom import DoomWatch
 from batcher.engine.feed import RowFeed
-from batcher.engine.settle import settle_failure, settle_reply
-from batcher.errors import BatcherError, StoppedError
+from batcher.engine.settle import settle_failure, settle_reply, settle_unasked
+from batcher.errors import BatcherError, StoppedError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,11 @@ class Engine:
     async def _ask(self, row: Row) -> Outcome:
         """Ask for one row until its answer is valid, its asks are used up, or its call failed for good."""
         parts, plan = self._parts, self._plan
-        first = request = parts.renderer.render(row)
+        try:
+            first = request = parts.renderer.render(row)
+        except UsageError as error:
+            # One row that cannot be said must not hold up a million that can.
+            return settle_unasked(row, error, now_s=self._clock.now(), provider=plan.provider, model=plan.model)
         spend = NOTHING_SPENT
         asks = 1
         while True:

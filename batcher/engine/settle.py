@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import assert_never
 
 from batcher.core.contracts import CallError
-from batcher.core.records import Invalid, Outcome, Repaired, Reply, Request, Spend, Valid, Verdict
+from batcher.core.records import Invalid, Outcome, Repaired, Reply, Request, Row, Spend, Valid, Verdict
+from batcher.errors import UsageError
 
 
 def settle_reply(
@@ -50,6 +51,20 @@ def settle_failure(
         output_tokens=None if usage is None else usage.output,
         reasoning_tokens=None if usage is None else usage.reasoning,
         cost_usd=spend.cost_usd,
+        finished_ms=int(now_s * 1000),
+        asked_model=model,
+    )
+
+
+def settle_unasked(row: Row, error: UsageError, *, now_s: float, provider: str, model: str) -> Outcome:
+    """The outcome of a row whose prompt cannot be made: it was never sent and cost nothing."""
+    return Outcome(
+        row=row.index,
+        status="failed",
+        error_kind="bad_request",
+        error=f"never sent: {error.message}",
+        provider=provider,
+        cost_usd=Decimal(0),
         finished_ms=int(now_s * 1000),
         asked_model=model,
     )
