@@ -84,7 +84,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "truncated": ("`finish_reason: length`, and the answer is not usable", "Raise `max_tokens`, then `batcher retry`."),
     "refused": ("a content filter, or a refusal by the model", "The row is `failed`."),
     "too_long": ("more than the model's context, or 413", "Shorten the row."),
-    "bad_request": ("any other 4xx, or a redirect", "If each of the first 20 rows ends so, or every row of the job, "
+    "bad_request": ("any other 4xx, or a redirect; also a row whose prompt cannot be made, which is never sent", "If each of the first 20 rows ends so, or every row of the job, "
                     "the run stops with exit code 6."),
     "auth": ("401, 403", "The key is set aside; when none is left, the run stops with exit code 6."),
     "quota": ("402, or 429 with `insufficient_quota`", "The key is set aside; when none is left, the run stops with "
