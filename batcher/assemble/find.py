@@ -29,6 +29,6 @@ def find_run(
     if latest is None:
         raise UsageError(
             f"{target} has no run in {runs}: name a run directory, a job file, or a job's name",
-            hint="`batcher status` lists the runs there are",
+            hint=f"`batcher run {target}` begins one, `batcher status` lists those there are",
         )
     return latest

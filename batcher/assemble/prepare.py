@@ -10,6 +10,8 @@ from batcher.answers.success import SuccessRule
 from batcher.answers.text import TextChecker
 from batcher.config.load import LoadedJob
 from batcher.core.contracts import Checker
+from batcher.local import lease
+from batcher.local.models import is_path
 from batcher.prompts.chat import ChatRenderer
 from batcher.sources.source import FileSource, InputFacts, InputSpec
 
@@ -59,6 +61,8 @@ def prepare(loaded: LoadedJob) -> Prepared:
         InputError, PromptError: The job and its input do not go together.
     """
     job = loaded.job
+    if (local := local_model(loaded)) is not None:
+        lease.check(local)
     source = FileSource.open(
         InputSpec(
             paths=job.input.path,
@@ -90,6 +94,12 @@ def prepare(loaded: LoadedJob) -> Prepared:
         checker=checker,
         response_format=structured_format(labels or ()) if is_structured else None,
     )
+
+
+def local_model(loaded: LoadedJob) -> str | None:
+    """The local model of a job, a path made whole; None where the provider is elsewhere."""
+    local = loaded.job.sole_provider.local
+    return str(loaded.base / local) if local is not None and is_path(local) else local
 
 
 def success_rule(loaded: LoadedJob) -> SuccessRule:

@@ -22,7 +22,7 @@ from batcher.assemble.state import begin_run_file
 from batcher.clock import SystemClock
 from batcher.config.fingerprint import Fingerprint, describe_change
 from batcher.config.load import LoadedJob, load_job
-from batcher.errors import JobError, UsageError
+from batcher.errors import JobError, LockedError, UsageError
 from batcher.runs.directory import RunDirectory, job_directory
 from batcher.runs.lock import JobLock
 from batcher.runs.runfile import RunFile, write_bytes
@@ -59,12 +59,15 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
     loaded = load_job(
         path, variables=options.variables, sets=options.sets, limit=options.limit, environ=options.environ
     )
+    latest = None if options.is_fresh else _unfinished(options.runs, loaded)
+    # Whatever is wrong is found before the lock is taken: a refused job leaves nothing behind.
+    prepared = _fitting(latest, loaded) if latest is not None else _checked(prepare(loaded))
     clock, disk = SystemClock(), LocalDisk()
     with JobLock(job_directory(options.runs, loaded.job.name), clock, disk) as lock:
-        latest = None if options.is_fresh else _unfinished(options.runs, loaded)
+        if not options.is_fresh and _unfinished(options.runs, loaded) != latest:
+            raise LockedError(f"another run of {loaded.job.name} was begun or ended just now", hint="run it again")
         if latest is not None:
-            return _go_on(latest, loaded, options, lock)
-        prepared = _checked(prepare(loaded))
+            return _go_on(latest, prepared, options, lock)
         directory = RunDirectory.create(options.runs, loaded.job.name, clock)
         run_file = begin_run_file(prepared, now_s=clock.now())
         write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
@@ -91,24 +94,29 @@ def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
         environ=options.environ,
         original=Path(run_file.base_directory) / Path(run_file.job_path).name,
     )
+    prepared = _fitting(directory, loaded)
     with JobLock(directory.job_path, SystemClock(), LocalDisk()) as lock:
-        return _go_on(directory, loaded, options, lock)
+        return _go_on(directory, prepared, options, lock)
 
 
-def _go_on(directory: RunDirectory, loaded: LoadedJob, options: RunOptions, lock: JobLock) -> tuple[Path, int]:
+def _go_on(directory: RunDirectory, prepared: Prepared, options: RunOptions, lock: JobLock) -> tuple[Path, int]:
+    lock.name_run(directory.path)
+    disk = LocalDisk()
+    write_bytes(directory.job_yaml, prepared.loaded.as_run.encode(), disk)
+    process = {"pid": os.getpid(), "host": socket.gethostname()}
+    run_file = msgspec.structs.replace(directory.read(), **process)
+    session = Session(directory, run_file, prepared, options.log_format, options.environ, is_retry=options.is_retry)
+    return directory.path, session.run()
+
+
+def _fitting(directory: RunDirectory, loaded: LoadedJob) -> Prepared:
+    """The job's parts, if its questions and its input are those of the run."""
     run_file = directory.read()
     _refuse_other_questions(directory, run_file, loaded)
     prepared = prepare(loaded)
     _refuse_other_input(directory, run_file, prepared.source)
     # Its keys were read when the run began, and it has not changed since.
-    prepared = _checked(prepared, keys=False)
-    lock.name_run(directory.path)
-    disk = LocalDisk()
-    write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
-    process = {"pid": os.getpid(), "host": socket.gethostname()}
-    run_file = msgspec.structs.replace(run_file, **process)
-    session = Session(directory, run_file, prepared, options.log_format, options.environ, is_retry=options.is_retry)
-    return directory.path, session.run()
+    return _checked(prepared, keys=False)
 
 
 def _unfinished(runs: Path, loaded: LoadedJob) -> RunDirectory | None:

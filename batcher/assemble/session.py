@@ -12,7 +12,7 @@ from typing import Literal
 from batcher.answers.success import RowCounts, judge_success
 from batcher.assemble.closing import last_lines
 from batcher.assemble.finish import Latencies, latencies, write_all_results
-from batcher.assemble.prepare import Prepared, success_rule
+from batcher.assemble.prepare import Prepared, local_model, success_rule
 from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
 from batcher.assemble.watch import run_loop, run_watched, stop_on_signals, stop_on_trouble
@@ -27,7 +27,6 @@ from batcher.ledger.ledger import Ledger, Totals
 from batcher.ledger.prices import AnyPrice
 from batcher.local.lease import Lease
 from batcher.local.lease import start as start_local
-from batcher.local.models import is_path
 from batcher.observe.human import counted
 from batcher.observe.log import Events, open_events
 from batcher.observe.reporter import Reporter, make_reporter
@@ -151,11 +150,10 @@ class Session:
 
     def _lease(self) -> "Lease | contextlib.nullcontext[None]":
         """The local model's server, started where it does not run; nothing for another provider."""
-        local = self._prepared.loaded.job.sole_provider.local
+        local = local_model(self._prepared.loaded)
         if local is None:
             return contextlib.nullcontext()
-        model = str(self._prepared.loaded.base / local) if is_path(local) else local
-        lease = start_local(model, tell=self._note)
+        lease = start_local(local, tell=self._note)
         self._progress.note = None
         return lease
 

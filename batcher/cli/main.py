@@ -14,7 +14,7 @@ from batcher import __version__
 from batcher.cli.files import export, init, schema, status
 from batcher.cli.run import check, resume, retry, run
 from batcher.cli.servers import models, prices, serve, simulate
-from batcher.errors import BatcherError, ExitCode
+from batcher.errors import BatcherError, ExitCode, UsageError
 
 _EPILOG = "Exit codes: 0 done, 1 fault in batcher, 2 job or input wrong, 3 success rule not met, 4 stopped (resumable), 5 budget, 6 refused by the provider, 7 locked."  # noqa: E501
 
@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code: Any = cli.main(arguments, prog_name="batcher", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        report(UsageError(error.format_message(), hint=f"{context.command_path} --help" if context else None))
         sys.exit(ExitCode.USAGE)
     except click.exceptions.Abort:
         click.echo("stopped", err=True)

@@ -79,7 +79,7 @@ def _sentence(node: Node, detail: ErrorDetails) -> str:
 
 def _about_choice(value: object, expected: str) -> str:
     choices = expected.replace("'", "").replace(" or ", ", ").split(", ")
-    if isinstance(value, str) and value in KINDS_NOT_YET:
+    if isinstance(value, str) and value in KINDS_NOT_YET and "chat" in choices:
         return f"{value} is not built yet in this version; write {choices[0]}"
     near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.6)
     if value is False and "off" in choices:

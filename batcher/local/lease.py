@@ -75,6 +75,17 @@ class Lease:
         self.close()
 
 
+def check(model: str) -> None:
+    """Find out, without fetching or starting anything, whether the model can be served here.
+
+    Raises:
+        JobError: No such model or file, or no xllamacpp.
+    """
+    models.find(model)
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise JobError(f"the local model {model} needs xllamacpp, which is not installed", hint=server.INSTALL_HINT)
+
+
 def start(
     model: str,
     *,
@@ -164,10 +175,9 @@ def serve(
 
 def _model_file(model: str, tell: Callable[[str], None], launch: Launch) -> Path:
     """The GGUF; says that xllamacpp is missing before a model is fetched in vain."""
-    present = models.find(model)
-    if launch.command == launching.COMMAND and importlib.util.find_spec("xllamacpp") is None:
-        raise JobError(f"the local model {model} needs xllamacpp, which is not installed", hint=server.INSTALL_HINT)
-    return present or models.pull(model, tell)
+    if launch.command == launching.COMMAND:
+        check(model)
+    return models.find(model) or models.pull(model, tell)
 
 
 def _home(path: Path, *, address: str = "") -> Path:

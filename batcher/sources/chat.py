@@ -28,6 +28,8 @@ def chat_fault(value: Any) -> str | None:
     """What keeps one value from being a chat history, or None."""
     if not isinstance(value, list):
         return f"is {_word(value)}; {_SHAPE}"
+    if not value:
+        return f"is an empty list; {_SHAPE}"
     for number, message in enumerate(value, start=1):
         if not isinstance(message, dict):
             return f"has {_word(message)} as message number {number}; {_SHAPE}"

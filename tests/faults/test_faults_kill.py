@@ -16,13 +16,12 @@ def survive(tmp_path: Path, *, rows: int, moments: list[float], options: tuple[s
         kills_s = []
         for after_s in moments:
             killed_s = rig.run_and_kill(after_s, "run", "job.yaml")
-            if killed_s is not None:
-                kills_s.append(killed_s)
+            assert killed_s is not None, "the run ended before its last kill; a new one would begin"
+            kills_s.append(killed_s)
         ended = rig.run("run", "job.yaml", timeout_s=300)
         served = rig.served()
 
     assert ended.code == 0, ended.stderr
-    assert kills_s, "the run was too short to be killed"
     frame = results(tmp_path / ended.run)
     assert_each_row_once(frame, rows)
     assert frame["status"].unique().to_list() == ["ok"]
@@ -31,7 +30,8 @@ def survive(tmp_path: Path, *, rows: int, moments: list[float], options: tuple[s
     answered_twice = sum(record.is_good for record in served) - rows
     # What was on the wire at a kill may be paid twice, and nothing else: at most the calls in flight.
     assert answered_twice <= 64 * len(kills_s)
-    assert len(list((tmp_path / "runs" / "job").iterdir())) - 2 <= 1, "one run, gone on with each time"
+    runs = [path for path in (tmp_path / "runs" / "job").iterdir() if path.is_dir()]
+    assert len(runs) == 1, "one run, gone on with each time"
 
 
 def test_a_run_survives_three_kills(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_run_survives_three_kills(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_of_20000_rows_survives_20_kills(tmp_path: Path, seed: int) -> None:
-    survive(tmp_path, rows=20_000, moments=kill_moments(seed, 20, 5.0), options=("--latency", "50ms"))
+    survive(tmp_path, rows=20_000, moments=kill_moments(seed, 20, 4.0), options=("--latency", "80ms"))
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
