@@ -81,10 +81,12 @@ KINDS: Mapping[str, tuple[str, str]] = {
                      "Waits that double, with jitter."),
     "invalid_answer": ("an answer that is none of `answer.labels`, or more than one", "Asked again `answer.attempts` "
                        "times with the fault explained; then the status is `invalid` and the text is kept."),
-    "truncated": ("`finish_reason: length`, and the answer is not usable", "Raise `max_tokens`, then `batcher retry`."),
+    "truncated": ("`finish_reason: length`, and the answer is not usable", "Raise `params.max_tokens`: another question, so a new run (`--fresh`)."),
     "refused": ("a content filter, or a refusal by the model", "The row is `failed`."),
     "too_long": ("more than the model's context, or 413", "Shorten the row."),
-    "bad_request": ("any other 4xx, or a redirect; also a row whose prompt cannot be made, which is never sent", "If each of the first 20 rows ends so, or every row of the job, "
+    "bad_request": (
+        "any other 4xx, or a redirect; also a row whose prompt cannot be made, which is never sent",
+        "If each of the first 20 rows ends so, or every row of the job, "
                     "the run stops with exit code 6."),
     "auth": ("401, 403", "The key is set aside; when none is left, the run stops with exit code 6."),
     "quota": ("402, or 429 with `insufficient_quota`", "The key is set aside; when none is left, the run stops with "

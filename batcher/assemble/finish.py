@@ -28,7 +28,7 @@ def write_all_results(prepared: Prepared, journal: Journal, directory: RunDirect
         StorageError: The disk refused.
     """
     job = prepared.loaded.job
-    beside = prepared.beside
+    beside = tuple(dict.fromkeys(prepared.beside))
     fields = prepared.source.schema(beside) if beside else pa.schema([])
     has_key = job.input.key is not None
     schema = result_schema(
@@ -49,6 +49,14 @@ def write_all_results(prepared: Prepared, journal: Journal, directory: RunDirect
         export(directory.results, prepared.loaded.base / job.output.path, disk)
     elif job.output.format not in (None, "parquet"):
         export(directory.results, directory.results.with_suffix(f".{job.output.format}"), disk)
+
+
+def first_error(directory: RunDirectory) -> str:
+    """What the results say of the first row that failed. Blocking; streamed."""
+    import polars as pl  # noqa: PLC0415  # as in `latencies`
+
+    errors = pl.scan_parquet(directory.results).filter(pl.col("error").is_not_null()).select("error").head(1).collect()
+    return str(errors["error"][0]) if len(errors) else "it did not say why"
 
 
 def latencies(directory: RunDirectory) -> Latencies:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from batcher.answers.success import RowCounts, judge_success
 from batcher.assemble.closing import last_lines
-from batcher.assemble.finish import Latencies, latencies, write_all_results
+from batcher.assemble.finish import Latencies, first_error, latencies, write_all_results
 from batcher.assemble.prepare import Prepared, local_model, success_rule
 from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
@@ -253,7 +253,8 @@ class Session:
         self._latencies = await asyncio.to_thread(latencies, self._directory)
         counts = journal.counts()
         if counts.failures.get("bad_request", 0) == rows:
-            reasons = [f"the provider refused every row: see the error column of {self._directory.results.name}"]
+            words = await asyncio.to_thread(first_error, self._directory)
+            reasons = [f"every row was refused: {words}"]
             code = ExitCode.REFUSED
         else:
             rule = success_rule(self._prepared.loaded)

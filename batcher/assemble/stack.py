@@ -35,6 +35,9 @@ CONCURRENCY_AUTO = 50
 SPARE_WORKERS = (16, 1024)
 """Rows in hand beyond the calls in flight: half as many, within these bounds. They wait out backoffs."""
 
+SECRET_LENGTH_MIN = 8
+"""A shorter key is a placeholder (`EMPTY`, `none`) and may be a word of an answer."""
+
 _OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
 
 
@@ -139,6 +142,7 @@ def build_stack(
             provider=provider.name,
             clock=tools.clock,
             mask=tools.mask,
+            secrets=[key] if key is not None and len(key) >= SECRET_LENGTH_MIN else (),
         )
         gate = GatedCaller(
             inner,

@@ -36,7 +36,9 @@ class DoomWatch:
             return (outcome,)
         self._held.append(outcome)
         # A row with tokens was served before it was refused (asked again, say), and it was paid.
-        if outcome.error_kind != "bad_request" or outcome.input_tokens is not None:
+        # One that was never sent (its prompt could not be made) is the row's own.
+        is_doom = outcome.error_kind == "bad_request" and outcome.input_tokens is None and outcome.attempts > 0
+        if not is_doom:
             return self.flush()
         if len(self._held) >= self._rows_alike_max:
             raise RefusedError(

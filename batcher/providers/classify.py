@@ -18,6 +18,7 @@ from batcher.limits.pause import parse_retry_after
 from batcher.providers.wire import error_text
 
 WORDS_MAX = 300
+_WORDS_READ = 20_000
 """What people are shown of a provider's words."""
 
 SAID_MAX = 4000
@@ -160,6 +161,7 @@ def _is_any(causes: list[BaseException], *types: type[BaseException]) -> bool:
 
 def clean_words(text: str, mask: Callable[[str], str]) -> str:
     """A provider's words for people: one line, no secret, no control character, at most `WORDS_MAX` characters."""
-    flat = " ".join("".join(char if char.isprintable() else " " for char in text[: WORDS_MAX * 4]).split())
+    # Masked before it is cut, or half a key at the cut would be no key any more.
+    flat = " ".join("".join(char if char.isprintable() else " " for char in text[:_WORDS_READ]).split())
     masked = mask(flat)
     return masked if len(masked) <= WORDS_MAX else masked[: WORDS_MAX - 1] + "…"

@@ -1,6 +1,6 @@
 """One attempt: a request out, a reply or a failure of a known kind back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Decimal
 
 import httpx2
@@ -28,6 +28,7 @@ class HttpCaller:
         cost_usd: The price of a usage; None where the price, or the usage, is not known.
         provider: The name that replies carry.
         mask: Removes secrets from the provider's words.
+        secrets: Keys that some provider may quote; an answer that holds one is masked, any other is untouched.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class HttpCaller:
         provider: str,
         clock: Clock,
         mask: Callable[[str], str],
+        secrets: Collection[str] = (),
     ) -> None:
         self._exchange = exchange
         self._wire = wire
@@ -48,6 +50,7 @@ class HttpCaller:
         self._provider = provider
         self._clock = clock
         self._mask = mask
+        self._secrets = tuple(secrets)
 
     async def call(self, request: Request) -> Reply:
         """See `Caller`."""
@@ -68,17 +71,24 @@ class HttpCaller:
             raise CallError(clean_words(fault, self._mask), kind="bad_response", status=200, spend=spend)
         self._structured.replied(shape)
         return Reply(
-            completion.text or "",
+            self._without_secrets(completion.text) or "",
             spend,
             latency_ms,
             self._provider,
             completion.model,
-            completion.reasoning,
-            completion.refusal,
+            self._without_secrets(completion.reasoning),
+            self._without_secrets(completion.refusal),
             completion.finish_reason,
             completion.system_fingerprint,
             shape.with_format,
         )
+
+    def _without_secrets(self, text: str | None) -> str | None:
+        if text is not None:
+            for secret in self._secrets:
+                if secret in text:
+                    return self._mask(text)
+        return text
 
     def _failure(self, error: Exception, shape: Shape) -> CallError:
         failure = classify(error, now_s=self._clock.now(), mask=self._mask)

@@ -95,9 +95,8 @@ async def test_the_spend_of_every_ask_is_in_the_outcome() -> None:
         Spend(1, None, Decimal(0)),
         Spend(1, Usage(20, 0, 5, 0), Decimal("0.25")),
     ]
-    bench = Bench(
-        FakeSource(1), FakeCaller([reply(text, spend=spend) for text, spend in zip(["bad", "bad", "a"], spends, strict=True)])
-    )  # fmt: skip
+    replies = [reply(text, spend=spend) for text, spend in zip(["bad", "bad", "a"], spends, strict=True)]
+    bench = Bench(FakeSource(1), FakeCaller(replies))
 
     await bench.engine.run()
 
@@ -165,7 +164,7 @@ async def test_a_disk_that_refuses_stops_the_run_and_says_so() -> None:
 async def test_rows_before_a_broken_record_are_finished_and_the_break_is_raised() -> None:
     bench = Bench(FakeSource(99, breaks_at=23))
 
-    with pytest.raises(InputError, match="rows.jsonl:23"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:23"):
         await bench.engine.run()
 
     assert list(range(23)) == sorted(bench.outcomes)

@@ -1,13 +1,11 @@
 """How a run ends before its end: what is waited for, what is dropped, what is never sent."""
 
 import asyncio
-import threading
 
 import pytest
 from engine_bench import Bench
 
 from batcher.core.flight import Flight
-from batcher.core.records import Row
 from batcher.errors import StoppedError
 from batcher.testing.clock import settle
 from batcher.testing.fakes import FakeCaller, FakeSource, MemorySink, failure, reply
@@ -46,7 +44,7 @@ async def test_answers_on_the_wire_are_waited_for_and_nothing_new_is_sent() -> N
 
 async def test_stop_without_an_error_ends_quietly() -> None:
     wire = asyncio.Event()
-    bench = flying(Bench(FakeSource(100), FakeCaller([wire, reply()])))
+    bench = flying(Bench(FakeSource(100), FakeCaller(rows={row: [wire, reply()] for row in range(4)})))
     running = asyncio.create_task(bench.engine.run())
     await in_hand(bench, 4)
     bench.engine.stop()
@@ -142,38 +140,6 @@ async def test_an_answer_in_hand_is_put_though_the_run_stops() -> None:
     assert 4 == len(bench.outcomes)
 
 
-async def test_a_batch_that_is_read_while_the_run_stops_is_not_asked() -> None:
-    """The thread that reads cannot be cancelled; what it brings comes too late."""
-    reading, go = threading.Event(), threading.Event()
-
-    class SlowSource:
-        def rows(self, start=0):
-            yield [Row(0, {})]
-            reading.set()
-            go.wait(10)
-            yield [Row(index, {}) for index in range(1, 50)]
-
-    wire = asyncio.Event()
-    bench = Bench(SlowSource(), FakeCaller(rows={0: [wire, reply()]}), workers=1, grace_s=3600)
-    bench.caller._flight = flight = bench.flight
-    running = asyncio.create_task(bench.engine.run())
-    await in_hand(bench, 1)
-    await asyncio.to_thread(reading.wait, 10)
-
-    # The gate would refuse to send; the engine must not even take the row.
-    bench.engine.stop(StoppedError("now"))
-    flight.is_closed = False
-    go.set()
-    await asyncio.to_thread(lambda: None)
-    while not bench.engine._feed._waiting and bench.engine._feed._rows:
-        await asyncio.sleep(0)
-    wire.set()
-    with pytest.raises(StoppedError):
-        await asyncio.wait_for(running, 5)
-
-    assert [0] == [request.row for request in bench.caller.requests]
-
-
 async def test_the_first_error_is_the_runs_and_a_stop_is_no_news() -> None:
     """Workers that find the flight closed say "stopping"; nobody wants to read that."""
     bench = Bench(
@@ -205,3 +171,15 @@ def test_a_closed_flight_takes_nobody() -> None:
     with pytest.raises(StoppedError):
         flight.board()
     assert 0 == len(flight)
+
+
+async def test_a_worker_that_finds_the_run_stopping_is_no_news() -> None:
+    """A quiet stop stays quiet."""
+    wire = asyncio.Event()
+    bench = flying(Bench(FakeSource(9), FakeCaller(rows={row: [wire, StoppedError("x")] for row in range(9)})))
+    running = asyncio.create_task(bench.engine.run())
+    await in_hand(bench, 4)
+    bench.engine.stop()
+    wire.set()
+
+    await asyncio.wait_for(running, 5)

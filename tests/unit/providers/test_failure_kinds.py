@@ -91,7 +91,7 @@ STATUS_TABLE = [
     ("409 X", b"", "server"),
     ("401 X", error_body("Incorrect API key provided: sk-secret"), "auth"),
     ("403 X", error_body("not allowed"), "auth"),
-    ("400 X", error_body("This model's maximum context length is 4096 tokens", code="context_length_exceeded"), "too_long"),
+    ("400 X", error_body("maximum context length is 4096 tokens", code="context_length_exceeded"), "too_long"),
     ("400 X", error_body("the request exceeds the available context size"), "too_long"),
     ("413 X", b"", "too_long"),
     ("400 X", error_body("The response was filtered", code="content_filter"), "refused"),

@@ -152,3 +152,16 @@ def test_what_says_nothing_of_the_body_teaches_nothing(status: int | None) -> No
     for _ in range(50):
         assert not support.failed(support.shape(), status=status, words="unavailable")
     assert sends(support)
+
+
+def test_late_answers_of_an_earlier_turn_prove_nothing() -> None:
+    """Forty calls without the format were on their way in the first doubt: they are one turn, not three."""
+    support = StructuredSupport(has_format=True)
+    support.failed(support.shape(), status=400, words=WORDLESS)
+    late = [support.shape() for _ in range(40)]
+    for shape in late:
+        support.replied(shape)
+        if sends(support):
+            support.failed(support.shape(), status=400, words=WORDLESS)
+
+    assert not support.is_refused

@@ -1,0 +1,202 @@
+"""What every caller promises, whatever it wraps; a new wrapper joins by naming itself at the end."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from batcher.core.contracts import Caller, CallError
+from batcher.core.flight import Flight
+from batcher.core.progress import Progress
+from batcher.limits.breaker import Breaker
+from batcher.limits.concurrency import Permits
+from batcher.limits.estimate import TokenEstimator
+from batcher.limits.pause import Pause
+from batcher.limits.tokens import TokenBucket
+from batcher.providers.gated import GatedCaller, LimitSet
+from batcher.providers.http import HttpCaller
+from batcher.providers.pool import Pool
+from batcher.providers.retrying import RetryingCaller, RetryPolicy
+from batcher.providers.structured import StructuredSupport
+from batcher.providers.turnstile import Turnstile
+from batcher.providers.wire import ChatWire
+from batcher.testing.clock import ManualClock, settle
+from batcher.testing.fakes import ONE_CALL, FakeCaller, failure, reply, request
+
+
+class CallerSuite:
+    """The promises of `core.contracts.Caller`. `make` puts the caller around the steps of a script."""
+
+    def make(self, steps: Sequence[Any]) -> Caller:
+        raise NotImplementedError
+
+    async def test_a_reply_comes_with_its_spend(self) -> None:
+        given = await self.make([reply("ตอบ")]).call(request(3))
+
+        assert ("ตอบ", 1) == (given.text, given.spend.attempts)
+
+    async def test_a_failure_for_good_is_a_call_error_with_its_kind_and_spend(self) -> None:
+        with pytest.raises(CallError) as caught:
+            await self.make([failure("too_long")]).call(request())
+
+        assert ("too_long", 1) == (caught.value.kind, caught.value.spend.attempts)
+
+    async def test_it_is_safe_to_cancel_and_to_call_again(self) -> None:
+        never = asyncio.Event()
+        caller = self.make([never, reply("a"), reply("b")])
+        task = asyncio.ensure_future(caller.call(request()))
+        await settle()
+        task.cancel()
+        await settle()
+        assert task.cancelled()
+        never.set()
+
+        assert "yes" != (await asyncio.wait_for(caller.call(request(1)), 5)).text
+
+    async def test_many_calls_at_once_each_get_a_reply(self) -> None:
+        caller = self.make([reply()])
+        replies = await asyncio.gather(*(caller.call(request(row)) for row in range(200)))
+
+        assert 200 == sum(one.spend.attempts for one in replies)
+
+    async def test_a_bug_below_is_not_made_a_failure_of_the_row(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await self.make([ZeroDivisionError()]).call(request())
+
+
+class TestFakeCaller(CallerSuite):
+    def make(self, steps: Sequence[Any]) -> Caller:
+        return FakeCaller(steps)
+
+
+class TestRetryingCaller(CallerSuite):
+    def make(self, steps: Sequence[Any]) -> Caller:
+        return RetryingCaller(
+            FakeCaller(steps), RetryPolicy(), clock=ManualClock(), chance=random.Random(1), progress=Progress()
+        )
+
+
+class TestPool(CallerSuite):
+    def make(self, steps: Sequence[Any]) -> Caller:
+        return Pool([FakeCaller(steps), FakeCaller(steps, load=1.0)], tell=lambda said: None)
+
+
+class TestGatedCaller(CallerSuite):
+    def make(self, steps: Sequence[Any]) -> Caller:
+        clock, progress = ManualClock(), Progress()
+        return GatedCaller(
+            FakeCaller(steps),
+            name="p",
+            limits=(LimitSet(Permits(3)), LimitSet(Permits(2), None, TokenBucket(60_000_000, clock))),
+            pause=Pause(random.Random(1)),
+            turnstile=Turnstile(
+                Breaker(), name="p", max_outage_s=60, clock=clock, progress=progress, tell=lambda said: None
+            ),
+            estimator=TokenEstimator(),
+            output_max=None,
+            clock=clock,
+            progress=progress,
+            flight=Flight(),
+        )
+
+
+class ScriptedExchange:
+    """Keeps `Exchange`: a script's replies as bodies, its failures as a 413 (`too_long`)."""
+
+    def __init__(self, steps: Sequence[Any]) -> None:
+        self._caller = FakeCaller(steps)
+        self.bodies: list[bytes] = []
+
+    async def post(self, body: bytes) -> bytes:
+        self.bodies.append(body)
+        try:
+            given = await self._caller.call(request())
+        except CallError:
+            response = httpx2.Response(413, request=httpx2.Request("POST", "http://x"))
+            raise openai.APIStatusError("x", response=response, body=None) from None
+        return b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode()
+
+    async def close(self) -> None: ...
+
+
+class TestHttpCaller(CallerSuite):
+    def make(self, steps: Sequence[Any]) -> Caller:
+        return http_caller(ScriptedExchange(steps))
+
+
+def http_caller(exchange: Any, response_format: Any = None, mask: Callable[[str], str] = str) -> HttpCaller:
+    wire = ChatWire("m", {}, response_format)
+    return HttpCaller(
+        exchange,
+        wire,
+        StructuredSupport(has_format=wire.has_format),
+        cost_usd=lambda usage: None if usage is None else ONE_CALL.cost_usd,
+        provider="p",
+        clock=ManualClock(),
+        mask=mask,
+    )
+
+
+class Bodies:
+    """Keeps `Exchange`: gives these bodies, or raises these statuses with these words, in order."""
+
+    def __init__(self, *steps: bytes | tuple[int, str]) -> None:
+        self._steps = list(steps)
+        self.sent: list[bytes] = []
+
+    async def post(self, body: bytes) -> bytes:
+        self.sent.append(body)
+        step = self._steps.pop(0)
+        if isinstance(step, bytes):
+            return step
+        response = httpx2.Response(step[0], request=httpx2.Request("POST", "http://x"))
+        raise openai.APIStatusError(step[1], response=response, body={"message": step[1]})
+
+    async def close(self) -> None: ...
+
+
+GOOD = b'{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+
+
+async def test_a_refused_format_is_told_apart_from_a_refused_row() -> None:
+    """The error says "ask again at once", and the next body has no format."""
+    exchange = Bodies((400, "response_format is not supported"), GOOD)
+    caller = http_caller(exchange, {"type": "json_schema"})
+
+    with pytest.raises(CallError) as caught:
+        await caller.call(request())
+    answer = await caller.call(request())
+
+    assert (True, False, "bad_request") == (caught.value.is_reshaped, caught.value.costs_try, caught.value.kind)
+    assert [True, False] == [b"response_format" in body for body in exchange.sent]
+    assert not answer.is_structured
+
+
+async def test_a_structured_reply_says_so() -> None:
+    assert (await http_caller(Bodies(GOOD), {"type": "json_schema"}).call(request())).is_structured
+
+
+@pytest.mark.parametrize("padding", [0, 150, 180, 195, 290, 299])
+async def test_an_error_inside_200_shows_no_part_of_a_key(padding: int) -> None:
+    """Masked before it is cut, and one line: it goes to terminals, logs and results."""
+    words = "x" * padding + " sk-secret-0123456789 \\u001b[2J\\n end"
+    body = b'{"error":{"message":"%s"}}' % words.encode()
+    caller = http_caller(Bodies(body), mask=lambda text: text.replace("sk-secret-0123456789", "***"))
+
+    with pytest.raises(CallError) as caught:
+        await caller.call(request())
+
+    assert "sk-" not in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("body", [b'{"error":' + b"[" * 100_000, b'{"choices":5,"x":', b"", b"\xff"])
+async def test_a_hostile_body_is_a_bad_response(body: bytes) -> None:
+    with pytest.raises(CallError) as caught:
+        await http_caller(Bodies(body)).call(request())
+
+    assert "bad_response" == caught.value.kind
