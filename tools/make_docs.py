@@ -81,7 +81,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
                      "Waits that double, with jitter."),
     "invalid_answer": ("an answer that is none of `answer.labels`, or more than one", "Asked again `answer.attempts` "
                        "times with the fault explained; then the status is `invalid` and the text is kept."),
-    "truncated": ("`finish_reason: length`, and the answer is not usable", "Raise `params.max_tokens`: another question, so a new run (`--fresh`)."),
+    "truncated": ("`finish_reason: length`, and the answer is not usable",
+                  "Raise `params.max_tokens`: another question, so a new run (`--fresh`)."),
     "refused": ("a content filter, or a refusal by the model", "The row is `failed`."),
     "too_long": ("more than the model's context, or 413", "Shorten the row."),
     "bad_request": (
