@@ -119,7 +119,7 @@ def build_stack(
     """
     provider = job.sole_provider
     chance = random.Random(seed)
-    per_key = _concurrency(provider.limits, endpoint)
+    per_key = _concurrency(job, endpoint)
     in_all = _permits_in_all(job, endpoint, per_key)
     turnstile = _turnstile(job, tools)
     wire = ChatWire(endpoint.model, job.params, response_format)
@@ -176,9 +176,11 @@ def _turnstile(job: Job, tools: Tools) -> Turnstile:
     )
 
 
-def _concurrency(limits: Limits, endpoint: Endpoint) -> int:
-    if isinstance(limits.concurrency, int):
-        return limits.concurrency
+def _concurrency(job: Job, endpoint: Endpoint) -> int:
+    """Calls in flight for each key: what its provider says, else what the job has in all, else the default."""
+    for concurrency in (job.sole_provider.limits.concurrency, job.limits.concurrency):
+        if isinstance(concurrency, int):
+            return concurrency
     return endpoint.concurrency or CONCURRENCY_AUTO
 
 

@@ -76,7 +76,9 @@ class Progress:
 
     def wait_begin(self, reason: WaitReason, now_s: float) -> None:
         """One more row waits for `reason`."""
-        wait = self.waits.setdefault(reason, Wait())
+        wait = self.waits.get(reason)
+        if wait is None:
+            wait = self.waits[reason] = Wait()
         if wait.rows == 0:
             wait.since_s = now_s
         wait.rows += 1

@@ -1,0 +1,45 @@
+"""How a job's limits become permits."""
+
+from pathlib import Path
+
+import pytest
+
+from batcher.assemble.stack import CONCURRENCY_AUTO, Stack, Tools, build_stack, endpoint_of
+from batcher.config.load import load_job
+from batcher.core.flight import Flight
+from batcher.core.progress import Progress
+from batcher.testing.clock import ManualClock
+
+JOB = "input: rows.jsonl\nprompt: hi\nmodel: m\n"
+
+
+async def stack_of(tmp_path: Path, more: str) -> Stack:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB + more, encoding="utf-8")
+    job = load_job(path, environ={"A": "key-a-0123456789", "B": "key-b-0123456789"}).job
+    tools = Tools(ManualClock(), Progress(), Flight(), lambda text: text, lambda _: None)
+    stack = build_stack(job, endpoint_of(job.sole_provider, job), tools, response_format=None, price=None, seed=1)
+    await stack.close()
+    return stack
+
+
+ONE_KEY = 'base_url: "http://127.0.0.1:1/v1", api_key: "${A}"'
+TWO_KEYS = 'base_url: "http://127.0.0.1:1/v1", api_key: ["${A}", "${B}"]'
+
+
+@pytest.mark.parametrize(
+    ("more", "in_flight"),
+    [
+        (f"provider: {{{ONE_KEY}}}\n", CONCURRENCY_AUTO),
+        (f"provider: {{{TWO_KEYS}}}\n", 2 * CONCURRENCY_AUTO),
+        (f"provider: {{{ONE_KEY}}}\nlimits: {{concurrency: 200}}\n", 200),
+        (f"provider: {{{TWO_KEYS}}}\nlimits: {{concurrency: 200}}\n", 200),
+        (f"provider: {{{ONE_KEY}, limits: {{concurrency: 7}}}}\n", 7),
+        (f"provider: {{{TWO_KEYS}, limits: {{concurrency: 7}}}}\n", 14),
+        (f"provider: {{{ONE_KEY}, limits: {{concurrency: 7}}}}\nlimits: {{concurrency: 200}}\n", 7),
+        (f"provider: {{{TWO_KEYS}, limits: {{concurrency: 7}}}}\nlimits: {{concurrency: 10}}\n", 10),
+    ],
+)
+async def test_calls_in_flight_are_what_the_job_says(tmp_path: Path, more: str, in_flight: int) -> None:
+    """Limits under `provider` hold for each key, those of the job for all together; the tighter one counts."""
+    assert (await stack_of(tmp_path, more)).concurrency == in_flight
