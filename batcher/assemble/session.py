@@ -11,7 +11,7 @@ from typing import Literal
 
 from batcher.answers.success import RowCounts, judge_success
 from batcher.assemble.closing import last_lines
-from batcher.assemble.finish import Latencies, first_error, latencies, write_all_results
+from batcher.assemble.finish import Latencies, first_error, write_all_results
 from batcher.assemble.prepare import Prepared, local_model, success_rule
 from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
@@ -249,8 +249,9 @@ class Session:
 
     async def _finish(self, journal: Journal, rows: int) -> _Ending:
         """Results, and whether the job's success rule holds."""
-        await asyncio.to_thread(write_all_results, self._prepared, journal, self._directory, rows=rows, disk=self._disk)
-        self._latencies = await asyncio.to_thread(latencies, self._directory)
+        self._latencies = await asyncio.to_thread(
+            write_all_results, self._prepared, journal, self._directory, rows=rows, disk=self._disk
+        )
         counts = journal.counts()
         if counts.failures.get("bad_request", 0) == rows:
             words = await asyncio.to_thread(first_error, self._directory)

@@ -228,8 +228,8 @@ def _checked_reader(path: Path, fields: Sequence[int]) -> Iterator[pa.ipc.Record
         raise JournalError(f"segment {path} cannot be read: {error.strerror}") from error
     if name is None or not digest.startswith(name[2]):
         raise DamagedSegmentError([path])
-    # Memory-mapped: a merge has many segments open and reads one batch of each at a time.
-    with pa.memory_map(str(path)) as source:
+    # Read, not mapped: mapped pages count as the process's memory, and a merge goes through all of them.
+    with pa.OSFile(str(path)) as source:
         options = pa.ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
         try:
             reader = pa.ipc.open_file(source, options=options)

@@ -26,7 +26,7 @@ from batcher.storage.durable import Disk, storage_error
 TableKind = Literal["parquet", "jsonl", "csv"]
 Compression = Literal["gz", "zst"]
 
-GROUP_ROWS_MAX = 65_536
+GROUP_ROWS_MAX = 32_768
 GROUP_BYTES_MAX = 32 * 1024 * 1024
 _TEXT_ROWS = 1_000
 
