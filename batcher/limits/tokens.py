@@ -118,11 +118,12 @@ class TokenMeter:
         need = min(tokens, self.burst)
         wait_s = max(0.0, (need - self.level) / self.per_second)
         self._expire(now)
-        over = self._window_tokens + tokens - self._window_max
+        held = self._window_tokens
         for slot in self._slots:
-            if over <= 0:
+            # As `_has_room` decides: a request larger than the minute goes when nothing is held.
+            if held <= 0 or held + tokens <= self._window_max:
                 break
-            over -= slot.tokens
+            held -= slot.tokens
             wait_s = max(wait_s, slot.last_s + WINDOW_S - now)
         return wait_s
 

@@ -6,7 +6,7 @@ import math
 from collections import deque
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -38,6 +38,7 @@ def test_the_bucket_never_grants_more_than_rate_and_burst_over_any_span(asks: li
 
 
 @given(st.lists(st.tuples(st.integers(0, 9_000), st.floats(0, 20)), min_size=1, max_size=40))
+@example([(0, 0.0), (6_001, 0.0)])
 def test_the_wait_that_is_named_is_enough_and_not_too_long(asks: list[tuple[int, float]]) -> None:
     """After it the tokens are granted; a little before it they are not."""
     meter, now = TokenMeter(PER_MINUTE, 0.0), 0.0

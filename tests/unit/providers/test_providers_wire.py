@@ -158,7 +158,7 @@ def test_an_error_that_json_cannot_say_is_still_told(value) -> None:
         (b'{"choices":[{"message":{"content":1e999}}]}', "cut or invalid"),
         (b'{"error":' + b"[" * 100_000, "cut or invalid"),
         (b'{"x":' + b"[" * 100_000, "cut or invalid"),
-        (b'{"choices":5,"error":' + b"[" * 5000 + b"]" * 5000 + b"}", "cut or invalid"),
+        (b'{"choices":5,"error":' + b"[" * 500_000 + b"]" * 500_000 + b"}", "cut or invalid"),
     ],
 )
 def test_what_is_no_completion_says_what_it_looks_like(body: bytes, words: str) -> None:

@@ -24,7 +24,7 @@ from batcher.sources.source import BrokenInputError
         (b"null", "not a JSON object"),
         (b'{"id": 2, "text": "\xff"}', "the line is not UTF-8"),
         (b'{"id": 2, "text": "\\ud800"}', "the line is not valid JSON"),
-        (b'{"id": 2, "text": ' + b"[" * 5000, "nested too deeply"),
+        (b'{"id": 2, "text": ' + b"[" * 500_000, "nested too deeply"),
         (b'{"id": 2}', "column 'text' is missing; write null where there is no value"),
         (b'{"id": 2, "text": "a"}\0', "the line is not valid JSON"),
     ],
