@@ -9,6 +9,7 @@ from batcher.core.progress import Progress
 from batcher.engine.engine import Engine
 from batcher.errors import BatcherError, StoppedError
 from batcher.journal.journal import Journal
+from batcher.storage.descriptors import raise_open_files_limit
 
 T = TypeVar("T")
 
@@ -74,7 +75,8 @@ def stop_on_signals(engine: Engine, progress: Progress) -> None:
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run the coroutine, on uvloop where there is one."""
+    """Run the coroutine, on uvloop where there is one, with as many connections as the system allows."""
+    raise_open_files_limit()
     try:
         import uvloop  # noqa: PLC0415  # not there on Windows
     except ImportError:

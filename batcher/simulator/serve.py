@@ -1,8 +1,6 @@
 """The simulator as a process of its own, for `batcher simulate`."""
 
 import asyncio
-import contextlib
-import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ import uvloop
 
 from batcher.simulator.config import SimulatorConfig
 from batcher.simulator.server import Simulator
+from batcher.storage.descriptors import raise_open_files_limit
 
 _RECORDS_MAX = 100_000
 
@@ -28,7 +27,7 @@ def serve(
         JobError: It cannot listen there.
         StorageError: The witness file cannot be written.
     """
-    _raise_file_limit()
+    raise_open_files_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, host, port, witness_path, ready))
 
@@ -49,10 +48,3 @@ async def _serve(
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
-
-
-def _raise_file_limit() -> None:
-    """A thousand connections need as many open files: take what the system allows this process."""
-    with contextlib.suppress(ValueError, OSError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
