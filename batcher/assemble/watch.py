@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -26,6 +27,9 @@ async def run_watched(work: Coroutine[Any, Any, None], watches: Sequence[Watch])
     Raises:
         BatcherError: What the work, or else a watch, raised.
     """
+    # A full collection walks everything that was imported: 110 ms in which answers wait to be journalled,
+    # and would be asked again after a kill. Frozen, it takes 2 ms.
+    gc.freeze()
     over = asyncio.Event()
 
     async def watched() -> None:

@@ -118,11 +118,11 @@ def assert_each_row_once(frame: pl.DataFrame, rows: int) -> None:
     assert frame["key"].to_list() == [f"r{index}" for index in range(rows)]
 
 
-def asked_again(served: Sequence[Served], kills_s: Sequence[float], *, in_hand_s: float = 0.5) -> list[str]:
+def asked_again(served: Sequence[Served], kills_s: Sequence[float], *, in_hand_s: float = 0.1) -> list[str]:
     """Digests answered more than once, though an earlier answer was out well before every kill near it.
 
     An answer that left the server in the last `in_hand_s` before a kill may not have been received:
-    it was in a socket buffer, or in a write that a disk busy with a sync held back.
+    it was in a socket buffer, or in the turn of the loop that was cut off.
     """
     answers = defaultdict(list)
     for record in served:
