@@ -19,7 +19,7 @@ from batcher.assemble.find import find_run
 from batcher.assemble.prepare import Prepared, prepare
 from batcher.assemble.session import Session
 from batcher.assemble.state import begin_run_file
-from batcher.clock import SystemClock
+from batcher.clock import Clock, SystemClock
 from batcher.config.fingerprint import Fingerprint, describe_change
 from batcher.config.load import LoadedJob, load_job
 from batcher.errors import JobError, LockedError, UsageError
@@ -27,7 +27,7 @@ from batcher.runs.directory import RunDirectory, job_directory
 from batcher.runs.lock import JobLock
 from batcher.runs.runfile import RunFile, write_bytes
 from batcher.sources.source import FileSource, InputFingerprint
-from batcher.storage.durable import LocalDisk
+from batcher.storage.durable import Disk, LocalDisk
 
 LOOKING_TOLD_AFTER_S, LOOKING_TOLD_EVERY_S = 1.0, 0.2
 
@@ -36,7 +36,7 @@ LogFormat = Literal["auto", "plain", "json"]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line says beside the job."""
+    """What the command line says beside the job; `disk` and `clock` are the machine's, and others in tests."""
 
     runs: Path
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +46,8 @@ class RunOptions:
     is_retry: bool = False
     log_format: LogFormat = "auto"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    disk: Disk = field(default_factory=LocalDisk)
+    clock: Clock = field(default_factory=SystemClock)
 
 
 def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
@@ -62,7 +64,7 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
     latest = None if options.is_fresh else _unfinished(options.runs, loaded)
     # Whatever is wrong is found before the lock is taken: a refused job leaves nothing behind.
     prepared = _fitting(latest, loaded) if latest is not None else _checked(prepare(loaded))
-    clock, disk = SystemClock(), LocalDisk()
+    clock, disk = options.clock, options.disk
     with JobLock(job_directory(options.runs, loaded.job.name), clock, disk) as lock:
         if not options.is_fresh and _unfinished(options.runs, loaded) != latest:
             raise LockedError(f"another run of {loaded.job.name} was begun or ended just now", hint="run it again")
@@ -73,7 +75,7 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
         write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
         directory.write(run_file, disk)
         lock.name_run(directory.path)
-        return directory.path, Session(directory, run_file, prepared, options.log_format, options.environ).run()
+        return directory.path, _session(directory, run_file, prepared, options).run()
 
 
 def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
@@ -95,18 +97,29 @@ def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
         original=Path(run_file.base_directory) / Path(run_file.job_path).name,
     )
     prepared = _fitting(directory, loaded)
-    with JobLock(directory.job_path, SystemClock(), LocalDisk()) as lock:
+    with JobLock(directory.job_path, options.clock, options.disk) as lock:
         return _go_on(directory, prepared, options, lock)
 
 
 def _go_on(directory: RunDirectory, prepared: Prepared, options: RunOptions, lock: JobLock) -> tuple[Path, int]:
     lock.name_run(directory.path)
-    disk = LocalDisk()
-    write_bytes(directory.job_yaml, prepared.loaded.as_run.encode(), disk)
+    write_bytes(directory.job_yaml, prepared.loaded.as_run.encode(), options.disk)
     process = {"pid": os.getpid(), "host": socket.gethostname()}
     run_file = msgspec.structs.replace(directory.read(), **process)
-    session = Session(directory, run_file, prepared, options.log_format, options.environ, is_retry=options.is_retry)
-    return directory.path, session.run()
+    return directory.path, _session(directory, run_file, prepared, options).run()
+
+
+def _session(directory: RunDirectory, run_file: RunFile, prepared: Prepared, options: RunOptions) -> Session:
+    return Session(
+        directory,
+        run_file,
+        prepared,
+        options.log_format,
+        options.environ,
+        disk=options.disk,
+        clock=options.clock,
+        is_retry=options.is_retry,
+    )
 
 
 def _fitting(directory: RunDirectory, loaded: LoadedJob) -> Prepared:

@@ -16,7 +16,7 @@ from batcher.assemble.prepare import Prepared, local_model, success_rule
 from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
 from batcher.assemble.watch import run_loop, run_watched, stop_on_signals, stop_on_trouble
-from batcher.clock import SystemClock
+from batcher.clock import Clock
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
 from batcher.core.records import Outcome
@@ -33,7 +33,7 @@ from batcher.observe.reporter import Reporter, make_reporter
 from batcher.runs.directory import RunDirectory
 from batcher.runs.runfile import RunFile, RunState
 from batcher.sources.source import BrokenInputError, InputFingerprint
-from batcher.storage.durable import LocalDisk
+from batcher.storage.durable import Disk
 
 HEARTBEAT_S = 2.0
 """How often `run.json` is brought up to date while rows are asked."""
@@ -69,6 +69,8 @@ class Session:
         log_format: Literal["auto", "plain", "json"],
         environ: Mapping[str, str],
         *,
+        disk: Disk,
+        clock: Clock,
         is_retry: bool = False,
     ) -> None:
         self._directory = directory
@@ -77,7 +79,7 @@ class Session:
         self._log_format = log_format
         self._environ = environ
         self._is_retry = is_retry
-        self._clock, self._disk = SystemClock(), LocalDisk()
+        self._clock, self._disk = clock, disk
         self._progress, self._ledger = Progress(), Ledger()
         self._price: AnyPrice | None = None
         self._latencies: Latencies | None = None
