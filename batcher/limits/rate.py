@@ -65,6 +65,10 @@ class RequestRate:
             return True
         return False
 
+    def give_back(self) -> None:
+        """A permit just taken was not used after all."""
+        self._permits += 1
+
     async def acquire(self) -> None:
         """Wait for the next permit. A caller cancelled while it waits takes none."""
         if self._permits > 0 and self._waiting == 0:

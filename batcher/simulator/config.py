@@ -47,7 +47,8 @@ class SimulatorConfig:
         seed: Fixes faults, latencies and answers.
         latency: Time to an answer or a seeded fault; refusals (limits, keys, bad requests) come at once.
         token_latency_s: Added for each token of the answer.
-        limits: Requests and tokens per minute and concurrency, for each key on its own.
+        limits: Requests and tokens per minute, requests per day and concurrency, for each key on its own; the
+            server's slots, for all keys together.
         faults: The share of requests that meet each fault of `faults.FAULTS`.
         faults_by: What decides who: the request's `number` or its `content` (and how often it was seen).
         rules: Faults for requests whose text holds a marker.

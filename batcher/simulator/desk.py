@@ -15,7 +15,14 @@ from batcher.simulator import wire
 from batcher.simulator.answers import answer_text, ask
 from batcher.simulator.chance import draw
 from batcher.simulator.config import SimulatorConfig
-from batcher.simulator.fault_answers import FaultContext, answer_fault, rate_limited, spoiled, status_answer
+from batcher.simulator.fault_answers import (
+    FaultContext,
+    answer_fault,
+    day_is_over,
+    rate_limited,
+    spoiled,
+    status_answer,
+)
 from batcher.simulator.faults import Fault, FaultPlan
 from batcher.simulator.limits import Admission, KeyLimits
 from batcher.simulator.tokens import count_prompt_tokens, count_tokens, cut_to_tokens
@@ -213,6 +220,9 @@ class Desk:
         return answer_fault(fault.name, shown), billed.tokens or NO_TOKENS
 
     def _limited(self, model: str, admission: Admission, state: _KeyState, tokens: int) -> HttpAnswer:
+        if admission.refused_by == "day":
+            limit, used = state.limits.used("day", self._clock.monotonic())
+            return day_is_over(model, limit, used, wait_s=admission.wait_s, headers=admission.headers)
         if admission.refused_by == "requests":
             kind, unit, asked = "requests", "requests per min (RPM)", 1
             limit, used = state.limits.used("requests", self._clock.monotonic())

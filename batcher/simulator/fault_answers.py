@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 from batcher.simulator import wire
 from batcher.simulator.answers import OFF_ANSWER
-from batcher.simulator.limits import Headers
+from batcher.simulator.limits import Headers, go_duration
 from batcher.simulator.tokens import count_tokens
 from batcher.simulator.wire import Completion, HttpAnswer, error_answer
 
@@ -71,6 +71,16 @@ def rate_limited(message: str, kind: str, *, wait_s: float, headers: Headers = (
     return error_answer(
         429, message, kind=kind, code="rate_limit_exceeded", headers=headers + wait, retry_after_s=wait_s
     )
+
+
+def day_is_over(model: str, limit: int, used: int, *, wait_s: float, headers: Headers) -> HttpAnswer:
+    """The 429 of a daily limit, as OpenAI sends it: the time is in the words and the reset, in no Retry-After."""
+    message = (
+        f"Rate limit reached for {model} in organization org-simulator on requests per day (RPD): Limit {limit}, "
+        f"Used {used}, Requested 1. Please try again in {go_duration(wait_s)}. "
+        "Visit https://platform.openai.com/account/rate-limits to learn more."
+    )
+    return error_answer(429, message, kind="requests", code="rate_limit_exceeded", headers=headers)
 
 
 def _with_content(completion: Completion, content: str) -> Completion:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 WINDOW_S = 60.0
+DAY_S = 86_400.0
 _EPSILON = 1e-9
 
 WindowKind = Literal["bucket", "sliding", "fixed"]
@@ -24,8 +25,12 @@ class Limits:
 
     `bucket` refills all the time and holds `burst_s` seconds of the allowance (at least one request);
     `sliding` looks back over the last 60 s; `fixed` starts anew every 60 s, counted from the key's first request.
+    A day is counted in the same way, its bucket holding all of it; `day_s` shortens it for a rehearsal. `slots`
+    are the whole server's, for all keys together: so many requests are served at once, the others wait in line
+    and none is refused, as with servers that people run themselves.
 
     Limits(requests_per_minute=600, burst_s=1)  # 10 at once, then 10 a second
+    Limits(requests_per_day=200, day_s=30)  # a day that passes while one watches
     """
 
     requests_per_minute: int | None = None
@@ -33,13 +38,19 @@ class Limits:
     window: WindowKind = "bucket"
     burst_s: float = WINDOW_S
     concurrency_max: int | None = None
+    requests_per_day: int | None = None
+    day_s: float = DAY_S
+    slots: int | None = None
+
+
+Refuser = Literal["day", "requests", "tokens", "size"]
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Whether one request may pass. `refused_by` is `size` when no waiting would ever help."""
 
-    refused_by: Literal["requests", "tokens", "size"] | None
+    refused_by: Refuser | None
     wait_s: float
     headers: Headers
 
@@ -67,11 +78,11 @@ class Meter(Protocol):
 
 
 class TokenBucket:
-    """Refills at limit / 60 a second, up to `burst_s` seconds of it; starts full."""
+    """Refills at limit / window a second, up to `burst_s` seconds of it; starts full."""
 
-    def __init__(self, limit: int, *, burst_s: float = WINDOW_S) -> None:
+    def __init__(self, limit: int, *, burst_s: float = WINDOW_S, window_s: float = WINDOW_S) -> None:
         self.limit = limit
-        self._rate = limit / WINDOW_S
+        self._rate = limit / window_s
         self._capacity = max(1.0, self._rate * burst_s)
         self._level = self._capacity
         self._at_s: float | None = None
@@ -103,10 +114,11 @@ class TokenBucket:
 
 
 class SlidingWindow:
-    """At most `limit` in any 60 s; what was taken comes back exactly 60 s later."""
+    """At most `limit` in any window; what was taken comes back exactly one window later."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, window_s: float = WINDOW_S) -> None:
         self.limit = limit
+        self._window_s = window_s
         self._taken: deque[tuple[float, int]] = deque()
         self._used = 0
 
@@ -120,7 +132,7 @@ class SlidingWindow:
         for taken_s, taken in self._taken:
             excess -= taken
             if excess <= 0:
-                return taken_s + WINDOW_S - now_s
+                return taken_s + self._window_s - now_s
         raise AssertionError("more is used than was taken")
 
     def take(self, amount: int, now_s: float) -> None:
@@ -135,19 +147,20 @@ class SlidingWindow:
     def reset_s(self, now_s: float) -> float:
         """See `Meter`."""
         self._forget(now_s)
-        return self._taken[-1][0] + WINDOW_S - now_s if self._taken else 0.0
+        return self._taken[-1][0] + self._window_s - now_s if self._taken else 0.0
 
     def _forget(self, now_s: float) -> int:
-        while self._taken and self._taken[0][0] + WINDOW_S <= now_s:
+        while self._taken and self._taken[0][0] + self._window_s <= now_s:
             self._used -= self._taken.popleft()[1]
         return self._used
 
 
 class FixedWindow:
-    """`limit` for each 60 s; windows follow one another from the first use."""
+    """`limit` for each window; they follow one another from the first use."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, window_s: float = WINDOW_S) -> None:
         self.limit = limit
+        self._window_s = window_s
         self._start_s: float | None = None
         self._used = 0
 
@@ -176,48 +189,50 @@ class FixedWindow:
         """Begin a new window if the last one is over; its end."""
         if self._start_s is None:
             self._start_s = now_s
-        passed = int((now_s - self._start_s) // WINDOW_S)
+        passed = int((now_s - self._start_s) // self._window_s)
         if passed:
-            self._start_s += passed * WINDOW_S
+            self._start_s += passed * self._window_s
             self._used = 0
-        return self._start_s + WINDOW_S
+        return self._start_s + self._window_s
 
 
 class KeyLimits:
     """The request and token limits of one key."""
 
     def __init__(self, limits: Limits) -> None:
+        self._day = _meter(limits.requests_per_day, limits, window_s=limits.day_s)
         self._requests = _meter(limits.requests_per_minute, limits)
         self._tokens = _meter(limits.tokens_per_minute, limits)
+        # OpenAI's headers speak of one limit on requests: of the one that is tighter in the long run.
+        per_minute = math.inf if limits.requests_per_minute is None else limits.requests_per_minute
+        is_day_tighter = self._day is not None and self._day.limit / limits.day_s < per_minute / WINDOW_S
+        self._shown = (("requests", self._day if is_day_tighter else self._requests), ("tokens", self._tokens))
 
     def admit(self, tokens: int, now_s: float) -> Admission:
         """Let one request of `tokens` in, or say what refuses it and for how long."""
-        requests_wait_s = self._requests.wait_s(1, now_s) if self._requests else 0.0
-        tokens_wait_s = self._tokens.wait_s(tokens, now_s) if self._tokens else 0.0
-        refused_by: Literal["requests", "tokens", "size"] | None = None
-        if tokens_wait_s == math.inf:
-            refused_by = "size"
-        elif requests_wait_s > 0:
-            refused_by = "requests"
-        elif tokens_wait_s > 0:
-            refused_by = "tokens"
-        else:
-            if self._requests:
-                self._requests.take(1, now_s)
-            if self._tokens:
-                self._tokens.take(tokens, now_s)
-        wait_s = 0.0 if refused_by == "size" else max(requests_wait_s, tokens_wait_s)
-        return Admission(refused_by, wait_s, self._headers(now_s))
+        waits_s: dict[Refuser, float] = {
+            "day": self._day.wait_s(1, now_s) if self._day else 0.0,
+            "requests": self._requests.wait_s(1, now_s) if self._requests else 0.0,
+            "tokens": self._tokens.wait_s(tokens, now_s) if self._tokens else 0.0,
+        }
+        if waits_s["tokens"] == math.inf:
+            return Admission("size", 0.0, self._headers(now_s))
+        refused_by = next((name for name, wait_s in waits_s.items() if wait_s > 0), None)
+        if refused_by is None:
+            for meter, amount in ((self._day, 1), (self._requests, 1), (self._tokens, tokens)):
+                if meter is not None:
+                    meter.take(amount, now_s)
+        return Admission(refused_by, max(waits_s.values()), self._headers(now_s))
 
-    def used(self, kind: Literal["requests", "tokens"], now_s: float) -> tuple[int, int]:
+    def used(self, kind: Literal["day", "requests", "tokens"], now_s: float) -> tuple[int, int]:
         """The limit and what is used of it, for the words of a refusal."""
-        meter = self._requests if kind == "requests" else self._tokens
+        meter = {"day": self._day, "requests": self._requests, "tokens": self._tokens}[kind]
         return (0, 0) if meter is None else (meter.limit, max(0, meter.limit - meter.remaining(now_s)))
 
     def _headers(self, now_s: float) -> Headers:
         # https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
         headers: Headers = ()
-        for name, meter in (("requests", self._requests), ("tokens", self._tokens)):
+        for name, meter in self._shown:
             if meter is not None:
                 headers += (
                     (f"x-ratelimit-limit-{name}", str(meter.limit)),
@@ -236,14 +251,17 @@ def go_duration(seconds: float) -> str:
         return f"{milliseconds}ms"
     minutes, rest = divmod(milliseconds, 60_000)
     rest_s = f"{rest / 1000:.3f}".rstrip("0").rstrip(".")
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest_s}s"
     return f"{minutes}m{rest_s}s" if minutes else f"{rest_s}s"
 
 
-def _meter(limit: int | None, limits: Limits) -> Meter | None:
+def _meter(limit: int | None, limits: Limits, *, window_s: float = WINDOW_S) -> Meter | None:
     if limit is None:
         return None
     if limits.window == "sliding":
-        return SlidingWindow(limit)
+        return SlidingWindow(limit, window_s=window_s)
     if limits.window == "fixed":
-        return FixedWindow(limit)
-    return TokenBucket(limit, burst_s=limits.burst_s)
+        return FixedWindow(limit, window_s=window_s)
+    return TokenBucket(limit, burst_s=limits.burst_s if window_s == WINDOW_S else window_s, window_s=window_s)

@@ -41,7 +41,7 @@ class Price:
 
 
 def read_limits(value: Any, where: str) -> Limits:
-    """Limits of one key; `burst` is a duration, `concurrency` a count."""
+    """Limits of one key; `burst` and `day` are durations, `concurrency` and `slots` counts."""
     parsed = read_fields(
         value,
         where,
@@ -51,10 +51,20 @@ def read_limits(value: Any, where: str) -> Limits:
             "window": read_choice(WINDOW_KINDS),
             "burst": parse_duration_s,
             "concurrency": optional(read_count(1)),
+            "requests_per_day": optional(read_count(1)),
+            "day": _read_day,
+            "slots": optional(read_count(1)),
         },
     )
-    names = {"burst": "burst_s", "concurrency": "concurrency_max"}
+    names = {"burst": "burst_s", "concurrency": "concurrency_max", "day": "day_s"}
     return Limits(**{names.get(name, name): value for name, value in parsed.items()})
+
+
+def _read_day(value: Any, where: str) -> float:
+    day_s = parse_duration_s(value, where)
+    if day_s <= 0:
+        raise JobError(f"{where} is {value!r}; write a duration above 0, such as 24h or 30s")
+    return day_s
 
 
 def read_fault(value: Any, where: str) -> str:

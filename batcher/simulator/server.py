@@ -27,6 +27,7 @@ from batcher.simulator.desk import Desk, Plan
 from batcher.simulator.exchange import CLOSED, Exchange, close, reset
 from batcher.simulator.fault_answers import FaultContext, status_answer
 from batcher.simulator.faults import Fault
+from batcher.simulator.slots import Slots
 from batcher.simulator.wire import HttpAnswer
 from batcher.simulator.witness import Served, Witness
 
@@ -70,6 +71,7 @@ class Simulator:
         self._clock = clock or SystemClock()
         self._desk = Desk(config or SimulatorConfig(), self._clock)
         self._exchange = Exchange(self._clock)
+        self._slots = Slots(self._desk.config.limits.slots)
         self.witness = Witness(witness_path, records_max=records_max)
         self._runner: web.ServerRunner | None = None
         self._stopping = asyncio.Event()
@@ -147,7 +149,11 @@ class Simulator:
         Raises:
             JobError: A field is unknown, wrong, or fixed for the simulator's life.
         """
-        self._desk.change(dict(fields))
+        self._change(dict(fields))
+
+    def _change(self, fields: Any) -> None:
+        self._desk.change(fields)
+        self._slots.resize(self._desk.config.limits.slots)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -193,8 +199,7 @@ class Simulator:
         try:
             body = await _read(request)
             plan = self._plan(plan.number, key, body)
-            if plan.latency_s > 0 and not _is(plan.fault, "hang"):
-                await self._clock.sleep(plan.latency_s)
+            await self._work(plan)
             is_begun = plan.answer is not None
             sent = await self._send(request, plan)
             is_written = is_begun and not _is(plan.fault, "cut", "cut_chunked")
@@ -202,6 +207,17 @@ class Simulator:
         finally:
             self._desk.leave(key, plan.answer if is_written else None)
             self._record(plan, key, arrived_s, is_begun=is_begun, is_written=is_written)
+
+    async def _work(self, plan: Plan) -> None:
+        """The time that an answer takes, in a slot of the server; refusals come at once and hanging takes none."""
+        if plan.refused_by is not None or _is(plan.fault, "hang"):
+            return
+        await self._slots.take()
+        try:
+            if plan.latency_s > 0:
+                await self._clock.sleep(plan.latency_s)
+        finally:
+            self._slots.leave()
 
     def _plan(self, number: int, key: str, body: bytes | None) -> Plan:
         if body is None:
@@ -284,7 +300,7 @@ class Simulator:
     async def _configure(self, request: web.BaseRequest) -> HttpAnswer:
         try:
             fields = msgspec.json.decode(await _read(request) or b"")
-            self._desk.change(fields)
+            self._change(fields)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return wire.not_json()
         except JobError as error:

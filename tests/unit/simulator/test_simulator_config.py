@@ -34,6 +34,11 @@ def test_nothing_written_is_the_defaults(tmp_path):
     assert SimulatorConfig() == load_config(empty) == load_config(None) == SimulatorConfig.from_mapping({})
 
 
+def test_a_day_and_slots_are_read():
+    written = {"limits": {"requests_per_day": 200, "day": "30s", "slots": 4}}
+    assert Limits(requests_per_day=200, day_s=30.0, slots=4) == SimulatorConfig.from_mapping(written).limits
+
+
 def test_overrides_win_over_the_file():
     assert 9 == load_config(EXAMPLE, {"seed": 9}).seed
 
@@ -59,6 +64,9 @@ def test_a_truth_file_stands_beside_its_config(tmp_path):
         ({"limits": {"request_per_minute": 5}}, "did you mean requests_per_minute?"),
         ({"limits": {"requests_per_minute": 0}}, "write a whole number from 1 up"),
         ({"limits": {"tokens_per_minute": 1.5}}, "write a whole number"),
+        ({"limits": {"requests_per_day": 0}}, "write a whole number from 1 up"),
+        ({"limits": {"slots": 0}}, "write a whole number from 1 up"),
+        ({"limits": {"day": 0}}, "simulator.limits.day is 0; write a duration above 0"),
         ({"limits": {"window": "rolling"}}, "simulator.limits.window is 'rolling'"),
         ({"faults": {"501": 0.1}}, "'501', which is not known; did you mean"),
         ({"faults": {"resett": 0.1}}, "did you mean reset?"),

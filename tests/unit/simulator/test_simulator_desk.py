@@ -231,3 +231,19 @@ def test_a_wrong_change_changes_nothing(clock):
 def test_money_is_decimal_and_cached_input_has_its_price():
     price = SimulatorConfig.from_mapping({"price": {"input": 1, "cached_input": 0.25, "output": 4}}).price
     assert Decimal("0.00048125") == price.cost_usd(200, 25, 75)
+
+
+def test_a_used_up_day_is_refused_in_openais_words_and_without_a_retry_after(clock):
+    """RPD 200: one is back after 7 min 12 s; the time is in the words and the reset, in no Retry-After."""
+    desk = desk_of(clock, limits={"requests_per_day": 200})
+    assert all(ask(desk).is_good for _ in range(200))
+    refused = ask(desk)
+    headers = dict(refused.answer.headers)
+    assert 429 == refused.answer.status
+    assert "day" == refused.refused_by
+    assert (
+        "requests per day (RPD): Limit 200, Used 200, Requested 1. Please try again in 7m12s."
+        in (error_of(refused)["message"])
+    )
+    assert "24h0m0s" == headers["x-ratelimit-reset-requests"]
+    assert not [name for name in headers if name.startswith("retry-after")]

@@ -138,6 +138,8 @@ def test_no_limits_send_no_headers():
         (8.64, "8.64s"),
         (86.4, "1m26.4s"),
         (360, "6m0s"),
+        (86_400, "24h0m0s"),
+        (3_725.5, "1h2m5.5s"),
     ],
 )
 def test_durations_are_written_as_openai_writes_them(seconds, text):
@@ -151,3 +153,39 @@ def test_a_client_that_asks_steadily_at_twice_the_rate_is_refused_half_the_time(
     for index in range(12_000):
         passed += limits.admit(1, index / 20).refused_by is None
     assert 6000 <= passed <= 6010
+
+
+def test_a_day_is_counted_beside_the_minute_and_is_shown_where_it_is_tighter():
+    """OpenAI's headers speak of one limit on requests; 10,000 a day are fewer than 500 a minute."""
+    limits = KeyLimits(Limits(requests_per_minute=500, requests_per_day=10_000))
+    headers = dict(limits.admit(0, 0.0).headers)
+    assert "10000" == headers["x-ratelimit-limit-requests"]
+    assert "9999" == headers["x-ratelimit-remaining-requests"]
+    assert "8.64s" == headers["x-ratelimit-reset-requests"]
+    assert (10_000, 1) == limits.used("day", 0.0)
+    assert (500, 1) == limits.used("requests", 0.0)
+
+
+def test_a_minute_that_is_tighter_than_its_day_is_shown():
+    headers = dict(KeyLimits(Limits(requests_per_minute=5, requests_per_day=100_000)).admit(0, 0.0).headers)
+    assert "5" == headers["x-ratelimit-limit-requests"]
+
+
+@pytest.mark.parametrize(("window", "back"), [("bucket", 1), ("sliding", 1), ("fixed", 3)])
+def test_a_used_up_day_refuses_until_it_is_over(window, back):
+    """A day of 30 s: a bucket gives one back after a third of it, a fixed one all of them at its end."""
+    limits = KeyLimits(Limits(requests_per_day=3, day_s=30, window=window))
+    assert [None] * 3 == [limits.admit(0, second).refused_by for second in (0.0, 1.0, 2.0)]
+    refusal = limits.admit(0, 3.0)
+    assert "day" == refusal.refused_by
+    assert "0" == dict(refusal.headers)["x-ratelimit-remaining-requests"]
+    later_s = 3.0 + refusal.wait_s + 1e-6
+    assert 0 < refusal.wait_s <= 27
+    assert back == sum(limits.admit(0, later_s).refused_by is None for _ in range(3))
+
+
+def test_what_a_day_refuses_takes_nothing_from_the_minute():
+    limits = KeyLimits(Limits(requests_per_minute=10, requests_per_day=1))
+    assert limits.admit(0, 0.0).refused_by is None
+    assert "day" == limits.admit(0, 0.0).refused_by
+    assert (10, 1) == limits.used("requests", 0.0)
