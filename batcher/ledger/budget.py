@@ -1,0 +1,335 @@
+"""The budget as a wall: what is spent, and what calls in flight may still cost, never pass the cap.
+
+Each call reserves its worst case before it is sent and settles the truth after it. A call that does not
+fit waits while others are out, whose reservations may come back; when none is out, the budget is used up
+(`BudgetError`). Smaller calls may overtake a larger one `OVERTAKEN_MAX` times, then it is its turn.
+
+Calls in flight at a `kill -9` are billed and stand in no journal. So an upper bound of all that the
+journal does not show, the pledge, is on disk before that sum grows past it; a run that goes on after a
+kill counts the pledge as spent. `pledge` writes it; how and where is the caller's.
+
+Amounts are Decimal and sums of them exact. Touched on the event loop only.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Awaitable, Callable
+from decimal import ROUND_CEILING, Context, Decimal
+
+from batcher.errors import BudgetError, StoppedError
+from batcher.ledger.pledged import NOTHING_BEFORE, BudgetState, dollars
+
+OVERTAKEN_MAX = 100
+"""So many smaller calls go before a larger one that waits; then all wait until it fits."""
+
+PLEDGE_SHARE = Decimal("0.25")
+PLEDGE_CAP_SHARE = Decimal("0.0025")
+"""A pledge is this share of itself, or of the cap if that is more, above what is needed: a handful of writes
+while a run gets going, and at most 400 for one in which every bill stays unknown."""
+
+Pledge = Callable[[Decimal], Awaitable[None]]
+"""Puts an amount of dollars on disk; it is there when it returns."""
+
+# The usual 28 digits would round the sums, and a rounded sum equals nothing; no sum of costs needs 200.
+_EXACT = Context(prec=200)
+_UP = Context(prec=28, rounding=ROUND_CEILING)
+_ZERO = Decimal(0)
+
+
+class Hold:
+    """What one call may cost, taken out of the budget. The first of the three ends it; later ones change nothing."""
+
+    __slots__ = ("_budget", "_is_open", "_plain_usd", "worst_usd")
+
+    def __init__(self, budget: "Budget", worst_usd: Decimal, plain_usd: Decimal) -> None:
+        self._budget = budget
+        self._plain_usd = plain_usd
+        self._is_open = True
+        self.worst_usd = worst_usd
+
+    def settle(self, cost_usd: Decimal) -> None:
+        """The call cost so much; more than was reserved is booked all the same."""
+        if self._is_open:
+            self._is_open = False
+            if cost_usd > self._plain_usd:
+                self._budget.overran(cost_usd, self._plain_usd)
+            self._budget.settle(self.worst_usd, cost_usd)
+
+    def keep(self) -> None:
+        """Nobody knows what was billed: the worst case stays booked."""
+        if self._is_open:
+            self._is_open = False
+            self._budget.keep(self.worst_usd)
+
+    def cancel(self) -> None:
+        """Surely nothing was billed."""
+        if self._is_open:
+            self._is_open = False
+            self._budget.settle(self.worst_usd, _ZERO)
+
+
+class _Waiter:
+    """One call that waits. Not a record: two of them are never equal, and the heap asks."""
+
+    __slots__ = ("future", "number", "worst_usd")
+
+    def __init__(self, worst_usd: Decimal, number: int, future: "asyncio.Future[Hold]") -> None:
+        self.worst_usd = worst_usd
+        self.number = number
+        self.future = future
+
+    def __lt__(self, other: "_Waiter") -> bool:
+        return (self.worst_usd, self.number) < (other.worst_usd, other.number)
+
+
+class Budget:
+    """The money of one run. `Budget(Decimal(10))` is a new run's; one that goes on has spent before.
+
+    Args:
+        cap_usd: What may be spent in all, earlier processes included.
+        spent_usd: What the journal shows as spent.
+        before: What earlier processes left beside it: see `pledged.reopened`.
+        pledge: Called before more money is in flight than was pledged last; None pledges nothing, and a
+            killed run then forgets its calls in flight.
+        advice: Why one call may cost so much, for the message when the cap cannot hold even one.
+    """
+
+    def __init__(
+        self,
+        cap_usd: Decimal,
+        spent_usd: Decimal = _ZERO,
+        *,
+        before: BudgetState = NOTHING_BEFORE,
+        pledge: Pledge | None = None,
+        advice: str = "",
+    ) -> None:
+        self._cap_usd = cap_usd
+        self._before = before
+        self._pledge = pledge
+        self._advice = advice
+        self._spent_before_usd = _EXACT.add(spent_usd, before.unfinished_usd)
+        self._unknown_before_usd = _EXACT.add(before.at_risk_usd, before.lost_usd)
+        self._before_usd = _EXACT.add(self._spent_before_usd, self._unknown_before_usd)
+        # Of this process: settled, of that journalled, kept, and reserved by the calls that are out.
+        self._settled_usd = self._journalled_usd = self._at_risk_usd = self._reserved_usd = _ZERO
+        self._out = 0
+        self._booked_usd = self._before_usd
+        self._overrun: Decimal | None = None
+        self._pledged_usd = self._pledging_usd = _ZERO
+        self._writing: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._numbers = 0
+        self._by_size: list[_Waiter] = []
+        self._by_age: deque[_Waiter] = deque()
+        self._overtaken = 0
+        self._set_line()
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What is known to be spent, earlier processes included."""
+        return _EXACT.add(self._spent_before_usd, self._settled_usd)
+
+    @property
+    def held_usd(self) -> Decimal:
+        """The worst cases of calls whose bill nobody knows, earlier processes included."""
+        return _EXACT.add(self._unknown_before_usd, self._at_risk_usd)
+
+    @property
+    def unfinished_usd(self) -> Decimal:
+        """What this process spent for rows that have no outcome, or one without a known cost."""
+        return _EXACT.subtract(self._settled_usd, self._journalled_usd)
+
+    @property
+    def exposure_usd(self) -> Decimal:
+        """What this process has, or may have, spent and the journal does not show."""
+        return _EXACT.add(_EXACT.add(self._reserved_usd, self.unfinished_usd), self._at_risk_usd)
+
+    @property
+    def state(self) -> BudgetState:
+        """What `run.json` has to hold now; after `close` it says what is known instead of what was pledged."""
+        before = self._before
+        if not self._is_closed:
+            pledged_usd = max(self._pledged_usd, self._pledging_usd, self.exposure_usd)
+            return BudgetState(self._cap_usd, pledged_usd, before.at_risk_usd, before.lost_usd, before.unfinished_usd)
+        at_risk_usd = _EXACT.add(_EXACT.add(before.at_risk_usd, self._at_risk_usd), self._reserved_usd)
+        unfinished_usd = _EXACT.add(before.unfinished_usd, self.unfinished_usd)
+        return BudgetState(self._cap_usd, _ZERO, at_risk_usd, before.lost_usd, unfinished_usd)
+
+    def try_reserve(self, worst_usd: Decimal) -> Hold | None:
+        """A hold at once, or None: `reserve` would wait, or refuse."""
+        reserved_usd = worst_usd if self._overrun is None else self._dearer(worst_usd)
+        if worst_usd and self._total_with(reserved_usd) > self._line_usd:
+            return None
+        if self._by_age:
+            if self._overtaken >= OVERTAKEN_MAX:
+                return None
+            self._overtaken += 1
+        return self._hold(reserved_usd, worst_usd)
+
+    async def reserve(self, worst_usd: Decimal) -> Hold:
+        """A hold, as soon as it fits. Safe to cancel.
+
+        Raises:
+            BudgetError: It does not fit, and no call is out whose reservation could come back.
+            StorageError: The pledge could not be written.
+        """
+        hold = self.try_reserve(worst_usd)
+        if hold is not None:
+            return hold
+        self._numbers += 1
+        waiter = _Waiter(worst_usd, self._numbers, asyncio.get_running_loop().create_future())
+        heapq.heappush(self._by_size, waiter)
+        self._by_age.append(waiter)
+        self._pump()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            # What it waited for may have come in the same turn of the loop as the cancellation.
+            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
+                waiter.future.result().cancel()
+            else:
+                self._pump()
+            raise
+
+    def journalled(self, cost_usd: Decimal | None) -> None:
+        """An outcome with this cost is in the journal; None, an unknown one, stays on this side's books."""
+        if cost_usd:
+            self._journalled_usd = _EXACT.add(self._journalled_usd, cost_usd)
+            self._set_line()
+            if self._by_size:
+                self._pump()
+
+    async def close(self) -> None:
+        """Nothing is out any more; `state` is final. Waits for a pledge that is being written."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        self._is_closed = True
+
+    def settle(self, worst_usd: Decimal, cost_usd: Decimal) -> None:
+        """Book what a call cost in the place of what it reserved. For `Hold`."""
+        self._settled_usd = _EXACT.add(self._settled_usd, cost_usd)
+        self._give_back(worst_usd, cost_usd)
+
+    def keep(self, worst_usd: Decimal) -> None:
+        """Book what a call reserved, as its bill is not known. For `Hold`."""
+        self._at_risk_usd = _EXACT.add(self._at_risk_usd, worst_usd)
+        self._give_back(worst_usd, worst_usd)
+
+    def overran(self, cost_usd: Decimal, worst_usd: Decimal) -> None:
+        """A provider that billed more than the worst case may do so again, by as much. For `Hold`."""
+        if worst_usd:
+            self._overrun = max(self._overrun or _ZERO, _UP.divide(cost_usd, worst_usd))
+
+    def _hold(self, reserved_usd: Decimal, plain_usd: Decimal) -> Hold:
+        self._out += 1
+        self._reserved_usd = _EXACT.add(self._reserved_usd, reserved_usd)
+        return Hold(self, reserved_usd, plain_usd)
+
+    def _give_back(self, worst_usd: Decimal, booked_usd: Decimal) -> None:
+        self._out -= 1
+        self._reserved_usd = _EXACT.subtract(self._reserved_usd, worst_usd)
+        self._booked_usd = _EXACT.add(self._booked_usd, booked_usd)
+        if self._by_size:
+            self._pump()
+
+    def _dearer(self, worst_usd: Decimal) -> Decimal:
+        return worst_usd if self._overrun is None else _UP.multiply(worst_usd, self._overrun)
+
+    def _set_line(self) -> None:
+        """What may be booked and reserved together: the cap, or less while less is pledged."""
+        self._line_usd = self._cap_usd
+        if self._pledge is not None:
+            backed_usd = _EXACT.add(_EXACT.add(self._before_usd, self._journalled_usd), self._pledged_usd)
+            self._line_usd = min(self._cap_usd, backed_usd)
+
+    def _total_with(self, more_usd: Decimal) -> Decimal:
+        """What would be booked and reserved together."""
+        return _EXACT.add(_EXACT.add(self._booked_usd, self._reserved_usd), more_usd)
+
+    def _pump(self) -> None:
+        """Let everyone go who fits; then see what the others wait for, if anything."""
+        while (waiter := self._next()) is not None:
+            worst_usd = self._dearer(waiter.worst_usd)
+            total_usd = self._total_with(worst_usd)
+            if worst_usd and total_usd > self._line_usd:
+                if total_usd <= self._cap_usd:
+                    self._grow_pledge()
+                elif self._out == 0:
+                    self._refuse(self._used_up(worst_usd))
+                return
+            if waiter is not self._by_age[0]:
+                self._overtaken += 1
+            waiter.future.set_result(self._hold(worst_usd, waiter.worst_usd))
+
+    def _next(self) -> _Waiter | None:
+        """Whose turn it is: the smallest, or the oldest where it was overtaken too often."""
+        while self._by_age and (self._by_age[0].future.done() or self._is_hopeless(self._by_age[0])):
+            self._by_age.popleft()
+            self._overtaken = 0
+        while self._by_size and self._by_size[0].future.done():
+            heapq.heappop(self._by_size)
+        if self._by_age and self._overtaken >= OVERTAKEN_MAX:
+            return self._by_age[0]
+        return self._by_size[0] if self._by_size else None
+
+    def _is_hopeless(self, waiter: _Waiter) -> bool:
+        """Whether it will never fit, whatever comes back: bookings only grow. The others need not wait for it."""
+        worst_usd = self._dearer(waiter.worst_usd)
+        return worst_usd > 0 and _EXACT.add(self._booked_usd, worst_usd) > self._cap_usd
+
+    def _refuse(self, error: BaseException) -> None:
+        """Tell everyone who waits."""
+        waiters, self._by_size = self._by_size, []
+        self._by_age.clear()
+        self._overtaken = 0
+        for waiter in waiters:
+            if not waiter.future.done():
+                waiter.future.set_exception(error)
+
+    def _grow_pledge(self) -> None:
+        """Have the next pledge written, for all who wait and fit the cap; one write at a time."""
+        if self._pledge is None or self._writing is not None:
+            return
+        total_usd = _EXACT.add(self._booked_usd, self._reserved_usd)
+        for waiter in self._by_size:
+            more_usd = _EXACT.add(total_usd, self._dearer(waiter.worst_usd))
+            if not waiter.future.done() and more_usd <= self._cap_usd:
+                total_usd = more_usd
+        shown_usd = _EXACT.add(self._before_usd, self._journalled_usd)
+        needed_usd = _EXACT.subtract(total_usd, shown_usd)
+        grown_usd = needed_usd + max(needed_usd * PLEDGE_SHARE, self._cap_usd * PLEDGE_CAP_SHARE)
+        # More than is left of the cap is never needed: nothing is reserved beyond it.
+        self._pledging_usd = max(needed_usd, min(grown_usd, _EXACT.subtract(self._cap_usd, shown_usd)))
+        self._writing = asyncio.get_running_loop().create_task(self._write(self._pledge, self._pledging_usd))
+        self._writing.add_done_callback(self._written)
+
+    async def _write(self, pledge: Pledge, amount_usd: Decimal) -> None:
+        await pledge(amount_usd)
+        self._pledged_usd = amount_usd
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing = None
+        error = StoppedError("the run is stopping") if writing.cancelled() else writing.exception()
+        if error is not None:
+            self._refuse(error)
+            return
+        self._set_line()
+        self._pump()
+
+    def _used_up(self, worst_usd: Decimal) -> BudgetError:
+        cap, worst = dollars(self._cap_usd), dollars(worst_usd, up=True)
+        spent, held = dollars(self.spent_usd), dollars(self.held_usd, up=True)
+        if worst_usd > self._cap_usd and not self.spent_usd and not self.held_usd:
+            return BudgetError(
+                f"the budget of {cap} cannot hold one call, which may cost up to {worst}{self._because()}",
+                hint="set params.max_tokens to what an answer needs, or raise budget.usd in the job",
+            )
+        unknown = f", {held} held for calls whose bill is not known" if self.held_usd else ""
+        return BudgetError(
+            f"the budget of {cap} is used up: {spent} spent{unknown}; the next call could cost up to {worst}",
+            hint="raise budget.usd in the job, then `batcher run` goes on",
+        )
+
+    def _because(self) -> str:
+        return f" ({self._advice})" if self._advice else ""
