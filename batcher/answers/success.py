@@ -1,28 +1,46 @@
-"""The job's success rule: whether a finished run is good enough for exit code 0."""
+"""The job's success rule: whether a finished run is good enough for exit code 0.
+
+The shares of failed, invalid and empty rows are judged here; what concerns the answers themselves in
+`sameness`, `drift` and `gold`.
+"""
 
 from dataclasses import dataclass
 from decimal import Decimal
+
+from batcher.answers.gold import GoldRule
 
 _LEAST_DIGITS = Decimal("0.01")
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessRule:
-    """The largest shares (0 to 1) of all rows that may be failed, invalid or empty."""
+    """The largest shares (0 to 1) of all rows that may be failed, invalid or empty, and what else must hold.
+
+    `same` is the largest share of the `ok` rows that one answer may take; `label_drift` the largest distance
+    of the labels' shares from those of the last good run. None asks nothing.
+    """
 
     failed: Decimal = Decimal("0.01")
     invalid: Decimal = Decimal("0.05")
     empty: Decimal = Decimal("0.05")
+    same: Decimal = Decimal("0.5")
+    label_drift: Decimal | None = None
+    gold: GoldRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """How the rows of a run ended. `empty` are the `ok` rows whose answer is empty text."""
+    """How the rows of a run ended. `empty` are the `ok` rows whose answer is empty text.
+
+    `failed_by` and `invalid_by` say in words of what kinds they are: `31 rate limit, 6 refused`.
+    """
 
     rows: int
     failed: int
     invalid: int
     empty: int
+    failed_by: str = ""
+    invalid_by: str = ""
 
 
 def judge_success(counts: RowCounts, rule: SuccessRule) -> list[str]:
@@ -32,14 +50,15 @@ def judge_success(counts: RowCounts, rule: SuccessRule) -> list[str]:
     holds (an input without rows is refused before it starts).
     """
     parts = (
-        ("failed", "failed", counts.failed, rule.failed),
-        ("invalid", "are invalid", counts.invalid, rule.invalid),
-        ("empty", "are empty", counts.empty, rule.empty),
+        ("failed", "failed", counts.failed, rule.failed, counts.failed_by),
+        ("invalid", "are invalid", counts.invalid, rule.invalid, counts.invalid_by),
+        ("empty", "are empty", counts.empty, rule.empty, ""),
     )
     return [
-        f"{count:,} of {counts.rows:,} rows {verb} ({_percent(count, counts.rows, share)}); "
+        f"{count:,} of {counts.rows:,} rows {verb} "
+        f"({_percent(count, counts.rows, share)}{': ' if by else ''}{by}); "
         f"success.{name} allows {_plain(share * 100)} %"
-        for name, verb, count, share in parts
+        for name, verb, count, share, by in parts
         if count > share * counts.rows
     ]
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +18,8 @@ from batcher.runs.tables import table_format
 from batcher.storage.durable import Disk
 
 KEY_COLUMN = "key"
+
+Outcomes = Iterator[pa.RecordBatch]
 
 Latencies = dict[str, dict[str, float]]
 """Milliseconds by provider: `{"main": {"p50": …, "p95": …, "p99": …}}`."""
@@ -67,10 +69,28 @@ def _quantile(counts: Counter[int], share: float) -> float:
     return round(math.exp((bucket + 0.5) / _BUCKETS_PER_E), 1)
 
 
+def _uncounted(outcomes: Outcomes) -> Outcomes:
+    return outcomes
+
+
 def write_all_results(
-    prepared: Prepared, journal: Journal, directory: RunDirectory, *, rows: int, disk: Disk
+    prepared: Prepared,
+    journal: Journal,
+    directory: RunDirectory,
+    *,
+    rows: int,
+    disk: Disk,
+    counted: Callable[[Outcomes], Outcomes] = _uncounted,
 ) -> Latencies:
     """Write `results.parquet` into the run directory, and the job's own output where it names one. Blocking.
+
+    Args:
+        prepared: The job's parts.
+        journal: Closed, with an outcome for each row.
+        directory: Of the run.
+        rows: How many the input has.
+        disk: Where to.
+        counted: Sees every batch of outcomes on its way into the results, and passes it on.
 
     Returns:
         How long the attempts that answered took.
@@ -91,7 +111,7 @@ def write_all_results(
     )
     latencies = LatencyCounts()
     write_results(
-        latencies.passing(journal.merged(rows, batch_rows_max=BATCH_ROWS)),
+        counted(latencies.passing(journal.merged(rows, batch_rows_max=BATCH_ROWS))),
         directory.results,
         form=table_format(directory.results),
         schema=schema,

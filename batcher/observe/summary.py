@@ -1,10 +1,11 @@
 """The last lines of a run: how many rows ended how, what it took, and what to do next. Pure.
 
-An `error:` line means that the exit code is not 0; a `warning:` says what went wrong all the same where
-the job's `success` rule holds. What a run cost is said to be unknown, in part or whole, where it is.
+An `error:` line means that the exit code is not 0, and each thing has one: what a reason tells is not told
+again. A `warning:` says what went wrong within what the job's `success` rule allows. What a run cost is said
+to be unknown, in part or whole, where it is. The last line is what to type next.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, assert_never
@@ -47,6 +48,10 @@ def summary_lines(
     elapsed_s: float,
     job_name: str,
     run: str,
+    notes: Sequence[str] = (),
+    reasons: Sequence[str] = (),
+    said: Collection[str] = (),
+    mend: str | None = None,
 ) -> list[str]:
     """The lines for stderr after a run, without line breaks.
 
@@ -57,15 +62,23 @@ def summary_lines(
         elapsed_s: How long this process ran; the rate counts only its rows.
         job_name: As the job says it.
         run: What the hints name: the run directory as the user would type it. Must be one word.
+        notes: What else there is to know of the answers, a line each.
+        reasons: Why the exit code is not 0, a sentence each.
+        said: Of `failed` and `invalid`, the counts that the reasons tell already.
+        mend: What the error that ended the run says to do.
     """
     name = clean(job_name)
     lines = [f"{name}: {_HEADS[state]}, {_done(progress)}{_took(progress, elapsed_s)}"]
     if progress.done:
         lines.append(f"rows: {_endings(progress)}")
+    lines += notes
     lines += _work(progress, totals)
-    lines += _problems(progress, state)
-    hint = _hint(progress, state, clean(run))
-    return [*lines, f"hint: {hint}"] if hint else lines
+    # Once the reasons are given, what they leave out is within the rule.
+    word = "warning" if state == "finished" or (state == "not_success" and reasons) else "error"
+    lines += _problems(progress, word, said)
+    lines += [f"error: {reason}" for reason in reasons]
+    hints = [mend, _hint(progress, state, clean(run))]
+    return lines + [f"hint: {hint}" for hint in hints if hint]
 
 
 def _done(progress: Progress) -> str:
@@ -136,18 +149,17 @@ def _cost(totals: Mapping[tuple[str, str], Total]) -> str:
     return f"{dollars(sum(known, Decimal(0)))} and the unknown cost of {who}" if known else f"unknown for {who}"
 
 
-def _problems(progress: Progress, state: State) -> list[str]:
-    """One line for failed rows and one for invalid ones, each with its kinds."""
-    word = "warning" if state == "finished" else "error"
+def _problems(progress: Progress, word: str, said: Collection[str]) -> list[str]:
+    """One line for failed rows and one for invalid ones, each with its kinds; none for what is said already."""
     of = f"of {counted(progress.done, 'row')}"
     by_kind = dict(progress.failures)
     invalid_only = by_kind.pop("invalid_answer", 0) == progress.invalid
     lines = []
-    if progress.failed:
+    if progress.failed and "failed" not in said:
         # Where kinds of both are mixed, they cannot be told apart here: then they stand under invalid rows.
         told = f" ({kinds(by_kind)})" if invalid_only and by_kind else ""
         lines.append(f"{word}: {thousands(progress.failed)} {of} failed{told}")
-    if progress.invalid:
+    if progress.invalid and "invalid" not in said:
         is_are = "is" if progress.invalid == 1 else "are"
         told = (
             "" if invalid_only else f" ({'failed or invalid: ' if progress.failed else ''}{kinds(progress.failures)})"
