@@ -11,11 +11,14 @@ from typing import Any, NoReturn
 import click
 
 from batcher import __version__
+from batcher.cli.doctor import doctor
 from batcher.cli.files import export, init, schema, status
 from batcher.cli.run import check, resume, retry, run
 from batcher.cli.servers import models, prices, serve, simulate
 from batcher.errors import BatcherError, ExitCode, UsageError
 
+_MESSAGE_CELLS_MAX = 2_000
+_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL", "AUTH")
 _EPILOG = "Exit codes: 0 done, 1 fault in batcher, 2 job or input wrong, 3 success rule not met, 4 stopped (resumable), 5 budget, 6 refused by the provider, 7 locked."  # noqa: E501
 
 
@@ -33,7 +36,7 @@ def cli() -> None:
     """Run millions of prompts through any OpenAI-compatible endpoint, and lose none."""
 
 
-for command in (run, resume, retry, check, status, export, init, schema, prices, models, serve, simulate):
+for command in (run, resume, retry, check, doctor, status, export, init, schema, prices, models, serve, simulate):
     cli.add_command(command)
 
 
@@ -69,18 +72,18 @@ def report(error: BatcherError) -> None:
     """Say an error of batcher's own on stderr."""
     from batcher.observe.text import clean
 
-    click.echo(f"error: {clean(error.message)}", err=True)
+    click.echo(f"error: {clean(error.message, _MESSAGE_CELLS_MAX)}", err=True)
     if error.hint:
-        click.echo(f"hint: {clean(error.hint)}", err=True)
+        click.echo(f"hint: {clean(error.hint, _MESSAGE_CELLS_MAX)}", err=True)
 
 
 def _report_fault(error: Exception) -> None:
     import traceback
 
-    from batcher.observe.text import mask
+    from batcher.observe.text import mask, without_controls
 
-    secrets = [value for name, value in os.environ.items() if "KEY" in name.upper() or "TOKEN" in name.upper()]
+    secrets = [value for name, value in os.environ.items() if any(word in name.upper() for word in _SECRET_NAMES)]
     text = "".join(traceback.format_exception(error))
-    click.echo(mask(text, secrets), err=True)
+    click.echo(mask(without_controls(text), secrets), err=True)
     click.echo(f"error: a fault in batcher itself: {type(error).__name__}", err=True)
     click.echo("hint: the run, if one began, can be resumed; please report this with the lines above", err=True)
