@@ -2,7 +2,7 @@
 
 import math
 
-from batcher.limits.breaker import Breaker
+from batcher.limits.breaker import FREE_MAX, Breaker
 
 
 def fail(breaker: Breaker, row: int, now: float = 0.0, *, reached: bool = True) -> bool:
@@ -210,3 +210,162 @@ def entered(breaker: Breaker) -> int:
     ticket = breaker.enter(0.0)
     assert ticket is not None
     return ticket
+
+
+def test_a_row_that_fails_again_and_again_among_answered_ones_is_one_voice() -> None:
+    """Its calls come often, and say nothing new; others count as before."""
+    breaker = Breaker(failure_threshold=5)
+    for other in range(100):
+        assert fail(breaker, 1)
+        breaker.record_success(entered(breaker), 1_000 + other, 0.0)
+    for row in (2, 3, 4):
+        fail(breaker, row)
+        assert fail(breaker, 1)
+    assert not breaker.is_open
+
+
+def test_three_rows_in_flight_see_an_outage_after_as_many_failures_as_the_threshold() -> None:
+    """A job with few rows must not use up their tries: the second time round costs nothing while nobody is answered."""
+    breaker = Breaker(failure_threshold=5)
+    assert [True, True, True, False, False] == [fail(breaker, row) for row in (1, 2, 3, 1, 2)]
+    assert breaker.is_open
+
+
+def test_one_failure_in_three_is_noise_and_nine_in_ten_an_outage() -> None:
+    """At 5,000 calls/s, each of a new row: a minute of the one, and milliseconds of the other."""
+    breaker, row = Breaker(), 0
+    for row in range(300_000):
+        one_of(breaker, row, is_failure=row % 3 == 0)
+    assert not breaker.is_open
+
+    seen = 0
+    while not breaker.is_open:
+        seen += 1
+        one_of(breaker, row + seen, is_failure=seen % 10 != 0)
+    assert seen < 60
+
+
+def one_of(breaker: Breaker, row: int, *, is_failure: bool) -> None:
+    ticket, now = entered(breaker), row / 5_000
+    if is_failure:
+        breaker.record_failure(ticket, row, reached=True, now=now)
+    else:
+        breaker.record_success(ticket, row, now)
+
+
+def test_failures_in_bad_weather_cost_nothing_up_to_a_bound() -> None:
+    """A third of the rows fails and is answered the next time. One that is never answered pays in the end."""
+    breaker = Breaker()
+    for row in range(0, 900, 3):
+        one_of(breaker, row, is_failure=True)
+        for other in (row, row + 1, row + 2):
+            one_of(breaker, other, is_failure=False)
+
+    costs = []
+    for number in range(FREE_MAX + 5):
+        costs.append(fail(breaker, 7_000, 1.0))
+        one_of(breaker, 8_000 + number, is_failure=True)
+        for other in (8_000 + number, 9_000 + number):
+            one_of(breaker, other, is_failure=False)
+
+    assert [False] * FREE_MAX + [True] * 5 == costs
+    assert not breaker.is_open
+
+
+def test_rows_that_fail_again_each_time_pay_however_many_they_are() -> None:
+    """A third of the rows is poisoned: that is not the weather."""
+    breaker, charged = Breaker(), 0
+    for row in range(0, 900, 3):
+        for _ in range(5):
+            charged += breaker.record_failure(entered(breaker), row, reached=True, now=row / 100)
+            for other in (row + 1, row + 2):
+                one_of(breaker, other, is_failure=False)
+    assert charged > 0.95 * 1_500
+
+
+def tail() -> Breaker:
+    """Three poisoned rows are left, and one of them has just failed as a probe."""
+    breaker = Breaker(failure_threshold=5, recovery_s=60.0)
+    for row in (1, 2, 3, 1, 2):
+        fail(breaker, row)
+    assert all(breaker.is_offender(row) for row in (1, 2, 3))
+    assert not fail(breaker, 3, 60.0)
+    return breaker
+
+
+def test_after_a_failed_probe_a_canary_may_go_once_in_a_recovery_time() -> None:
+    """While it is out nobody else passes; if it fails it counts as a probe that failed."""
+    breaker = tail()
+    assert not breaker.begin_canary(1, 60.0), "its probe did not fail"
+    assert breaker.begin_canary(3, 60.0)
+    assert not breaker.begin_canary(3, 60.0)
+    assert math.inf == breaker.can_pass(500.0)
+
+    breaker.record_canary(70.0, is_up=False)
+
+    assert breaker.is_open
+    assert 0.0 == breaker.open_since
+    assert 60.0 == breaker.can_pass(70.0)
+    assert not fail(breaker, 1, 130.0)
+    assert breaker.begin_canary(1, 130.0)
+
+
+def test_no_canary_goes_while_it_is_closed_or_nobody_probed() -> None:
+    """A failure of what was on the wire when it opened is no probe."""
+    breaker = Breaker(failure_threshold=2)
+    late = entered(breaker)
+    assert not breaker.begin_canary(1, 0.0)
+    fail(breaker, 1)
+    fail(breaker, 2)
+    breaker.record_failure(late, 3, reached=True, now=1.0)
+    assert not any(breaker.begin_canary(row, 1.0) for row in (1, 2, 3))
+
+
+def test_a_canary_that_is_answered_closes_it_and_the_rows_pay_until_another_one_fails() -> None:
+    """The provider is well: it is the rows. A new row's failure is news, and a second one's the next."""
+    breaker = tail()
+    breaker.begin_canary(3, 60.0)
+    breaker.record_canary(61.0, is_up=True)
+    assert not breaker.is_open
+
+    # Each of them was given back the one failure that had counted when it opened.
+    assert 4 * 3 - 3 == sum(fail(breaker, row, 62.0) for _ in range(4) for row in (1, 2, 3))
+    assert not breaker.is_open
+    for row in (10, 11, 12, 13, 14):
+        fail(breaker, row, 63.0)
+    assert breaker.is_open
+
+
+def test_a_success_from_before_while_a_canary_is_out_sends_nobody() -> None:
+    """One request at a time."""
+    breaker = Breaker(failure_threshold=2)
+    late = entered(breaker)
+    fail(breaker, 1)
+    fail(breaker, 2)
+    fail(breaker, 1, 60.0)
+    assert breaker.begin_canary(1, 60.0)
+    breaker.record_success(late, 9, 61.0)
+    assert breaker.enter(61.0) is None
+
+
+def test_it_remembers_why() -> None:
+    """For the sentence that people read."""
+    breaker = Breaker(failure_threshold=2)
+    assert breaker.why is None
+    breaker.record_failure(entered(breaker), 1, reached=True, now=0.0, why="HTTP 503")
+    fail(breaker, 2)
+    assert "HTTP 503" == breaker.why
+
+
+def test_a_canary_that_was_lucky_is_refuted_by_a_row_that_is_answered() -> None:
+    """One call in ten is served: the canary was, and then an offender is. It was the weather after all."""
+    breaker = tail()
+    breaker.begin_canary(3, 60.0)
+    breaker.record_canary(61.0, is_up=True)
+    assert fail(breaker, 1, 62.0) is fail(breaker, 2, 62.0) is False, "what they were given back"
+    breaker.record_success(entered(breaker), 3, 62.0)
+
+    for row in (1, 2, 1, 2, 1):
+        fail(breaker, row, 63.0)
+
+    assert breaker.is_open

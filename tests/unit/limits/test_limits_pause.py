@@ -1,10 +1,11 @@
 """Retry-After in every form that servers send, and the pause of a key."""
 
 import random
+import time
 
 import pytest
 
-from batcher.limits.pause import Pause, parse_retry_after
+from batcher.limits.pause import Pause, parse_limit_reset, parse_retry_after, parse_retry_words
 
 NOW = 784_111_767.0  # Sun, 06 Nov 1994 08:49:27 GMT
 
@@ -47,6 +48,77 @@ NOW = 784_111_767.0  # Sun, 06 Nov 1994 08:49:27 GMT
 def test_retry_after_is_read_in_every_form(headers: dict[str, str], wait_s: float | None) -> None:
     """Read wrongly it is a minute lost, or a ban."""
     assert wait_s == parse_retry_after(headers, NOW)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({}, None),
+        ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "0"}, 360.0),
+        ({"x-ratelimit-reset-tokens": "1m30.5s", "x-ratelimit-remaining-tokens": "0"}, 90.5),
+        ({"X-RateLimit-Reset-Tokens": "250ms"}, 0.25),
+        ({"x-ratelimit-reset-requests": "12ms", "x-ratelimit-remaining-requests": "59"}, None),
+        ({"x-ratelimit-reset-requests": "1h2m3s", "x-ratelimit-remaining-requests": "0",
+          "x-ratelimit-reset-tokens": "5s", "x-ratelimit-remaining-tokens": "0"}, 3723.0),
+        ({"x-ratelimit-reset-requests-day": "33011.5", "x-ratelimit-remaining-requests-day": "0"}, 33011.5),
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "30"}, 30.0),
+        ({"ratelimit": '"minute";r=5;t=9, "day";r=0;t=77'}, 77.0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "784111827000"}, 60.0),
+        ({"x-ratelimit-reset": "1784111777", "date": "Tue, 15 Jul 2026 10:36:07 GMT"}, 10.0),
+        ({"x-ratelimit-reset": "1784111777"}, 86_400.0),
+        ({"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": "1994-11-06T08:50:27Z",
+          "anthropic-ratelimit-tokens-remaining": "9", "anthropic-ratelimit-tokens-reset": "1994-11-06T09:50:27Z"},
+         60.0),
+        ({"anthropic-ratelimit-tokens-reset": "1994-11-06T08:00:00Z"}, 0.0),
+        ({"x-ratelimit-reset": "400h"}, 86_400.0),
+        ({"x-ratelimit-reset": "9" * 400}, 86_400.0),
+        ({"x-ratelimit-reset": "nan"}, None),
+        ({"x-ratelimit-reset": "-5"}, 0.0),
+        ({"x-ratelimit-reset": "1e3"}, None),
+        ({"x-ratelimit-reset": "๗s"}, None),
+        ({"x-ratelimit-reset": "5 apples"}, None),
+        ({"x-ratelimit-reset": "0001-01-01T00:00:00"}, 0.0),
+        ({"x-ratelimit-reset": "9999-12-31T23:59:59+00:00"}, 86_400.0),
+        ({f"x-ratelimit-reset-{number}": "7s" for number in range(10_000)}, 7.0),
+    ],
+)  # fmt: skip
+def test_a_used_up_limit_says_when_it_is_whole_again(headers: dict[str, str], wait_s: float | None) -> None:
+    """A daily limit without a Retry-After is waited for until it resets, and never longer than a day."""
+    assert wait_s == parse_limit_reset(headers, NOW)
+
+
+@pytest.mark.parametrize(
+    ("words", "wait_s"),
+    [
+        ("Please try again in 7m12s. Visit https://platform.openai.com", 432.0),
+        ("try again in 20s", 20.0),
+        ("Please retry in 37.2s.", 37.2),
+        ("Please retry after 24 seconds.", 24.0),
+        ("Try again in 1 hour and 5 minutes", 3900.0),
+        ("please try again after 1 seconds", 1.0),
+        ("try again in 250ms", 0.25),
+        ("Daily free limit reached. Try again in 2h 16m", 8160.0),
+        ('"retryDelay": "37s"', 37.0),
+        ("请 20 秒后重试", 20.0),
+        ("请在 1 分钟后再试", 60.0),
+        ("Please try again in 999999999999h", 86_400.0),
+        ("try again later", None),
+        ("retry in 5 more lines", None),
+        ("try again in 3 months", None),
+        ("wait for 3 models", None),
+        ("try again in ๗s", None),
+        ("", None),
+    ],
+)
+def test_words_that_name_a_wait_are_read(words: str, wait_s: float | None) -> None:
+    assert wait_s == parse_retry_words(words)
+
+
+@pytest.mark.parametrize("words", ["try again in " * 9000, "wait " * 9000, "1 s " * 9000, "retryDelay" + '"' * 90_000])
+def test_hostile_words_take_no_time(words: str) -> None:
+    started_s = time.perf_counter()
+    assert parse_retry_words(words) is None
+    assert time.perf_counter() - started_s < 0.5
 
 
 def pause() -> Pause:

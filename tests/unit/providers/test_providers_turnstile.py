@@ -276,3 +276,105 @@ async def test_a_probe_of_a_run_that_stops_frees_its_place() -> None:
     assert isinstance(task.exception(), StoppedError)
     assert not gate.inner.requests
     gate.assert_balanced()
+
+
+async def probing(provider: Provider, row: int) -> int:
+    """Waits as a gate does for `row`, enters, and fails; the row."""
+    while True:
+        is_candidate = await provider.turnstile.wait(row)
+        ticket = provider.turnstile.enter(provider.now, is_candidate=is_candidate)
+        if ticket is not None:
+            provider.breaker.record_failure(ticket, row, reached=True, now=provider.now, why="HTTP 503")
+            return row
+
+
+async def test_rows_that_have_not_failed_before_probe_first() -> None:
+    """A poisoned row cannot keep a provider closed that is well. Each kind goes in the order in which it came."""
+    provider, done = Provider(), []
+    provider.open()
+    for row in (10_000, 5, 10_001, 6):
+        asyncio.ensure_future(probing(provider, row)).add_done_callback(lambda task: done.append(task.result()))
+    await provider.clock.advance(241)
+
+    assert [5, 6, 10_000, 10_001] == done
+
+
+async def test_a_canary_is_wanted_only_where_every_row_that_waits_has_failed_before() -> None:
+    """During an outage with new rows waiting none is sent, and never more than one in a recovery time."""
+    provider = Provider()
+    provider.open()
+    known = [asyncio.ensure_future(provider.turnstile.wait(10_000 + row)) for row in range(2)]
+    ticket = await probe_fails_later(provider, 61)
+    fresh = asyncio.ensure_future(provider.turnstile.wait(8))
+    await settle()
+    provider.breaker.record_failure(ticket, 10_000, reached=True, now=provider.now)
+    assert not provider.turnstile.wants_canary(10_000), "a new row waits"
+
+    ticket = await probe_fails_later(provider, 61)
+    assert fresh.done()
+    provider.breaker.record_failure(ticket, 8, reached=True, now=provider.now)
+    assert not provider.turnstile.wants_canary(8), "it was new when it probed"
+
+    known.append(asyncio.ensure_future(provider.turnstile.wait(8)))
+    ticket = await probe_fails_later(provider, 61)
+    provider.breaker.record_failure(ticket, 10_001, reached=True, now=provider.now)
+    assert provider.turnstile.wants_canary(10_001)
+    assert not provider.turnstile.wants_canary(10_001)
+    await provider.clock.advance(200)
+    assert not known[2].done(), "one request at a time, and the canary is out"
+
+    provider.turnstile.record_canary(is_up=False)
+    await provider.clock.advance(61)
+    assert known[2].result() is True
+
+
+async def probe_fails_later(provider: Provider, wait_s: float) -> int:
+    """The pass of whoever may probe next."""
+    await provider.clock.advance(wait_s)
+    return provider.turnstile.enter(provider.now, is_candidate=True)
+
+
+async def test_a_canary_that_is_answered_lets_all_rows_go() -> None:
+    provider = Provider()
+    provider.open()
+    waiters = [asyncio.ensure_future(provider.turnstile.wait(10_000 + row % 2)) for row in range(5)]
+    await provider.clock.advance(61)
+    ticket = provider.turnstile.enter(provider.now, is_candidate=True)
+    provider.breaker.record_failure(ticket, 10_000, reached=True, now=provider.now)
+    assert provider.turnstile.wants_canary(10_000)
+    provider.turnstile.record_canary(is_up=True)
+    await settle()
+
+    assert [True, False, False, False, False] == [waiter.result() for waiter in waiters]
+    assert "is back after 61 s" in provider.told[-1]
+
+
+async def test_the_sentences_say_why_in_few_words() -> None:
+    """When it goes down, and when the run stops."""
+    provider = Provider()
+    for row in (1, 2):
+        ticket = provider.breaker.enter(provider.now)
+        provider.breaker.record_failure(ticket, row, reached=False, now=provider.now, why="connection refused " * 20)
+    waiter = asyncio.ensure_future(provider.turnstile.wait(3))
+    await provider.clock.advance(MAX_OUTAGE_S)
+
+    assert provider.told[0].startswith("provider p is down: connection refused connection")
+    assert len(provider.told[0]) < 200
+    waiter.cancel()
+    probe = asyncio.ensure_future(provider.turnstile.wait(4))
+    await settle()
+    assert "(circuit_breaker.max_outage): connection refused" in str(probe.exception())
+
+
+async def test_thousands_of_waiters_share_one_timer_and_a_pick_looks_at_few() -> None:
+    """Also where most of them have given up."""
+    provider = Provider()
+    provider.open()
+    waiters = [asyncio.ensure_future(provider.turnstile.wait(row)) for row in range(5_000)]
+    await settle()
+    assert 1 == provider.clock.sleepers
+    for waiter in waiters[:4_999]:
+        waiter.cancel()
+    await provider.clock.advance(61)
+
+    assert waiters[-1].result() is True
