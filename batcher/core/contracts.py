@@ -99,6 +99,9 @@ class CallError(BatcherError):
             the provider was down: an outage costs no row its tries. The gate decides.
         is_reshaped: The provider refused the request's shape (`response_format`) and the next call has
             another one: ask again at once.
+        is_billing_unknown: It reached the provider, and nobody can know what was billed for it (a timeout, a
+            reset, an answer that was cut before its usage). `spend` has no tokens of it then; a budget
+            books the worst case.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class CallError(BatcherError):
         reached: bool = True,
         spend: Spend = NOTHING_SPENT,
         is_reshaped: bool = False,
+        is_billing_unknown: bool = False,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
@@ -120,6 +124,7 @@ class CallError(BatcherError):
         self.reached = reached
         self.spend = spend
         self.is_reshaped = is_reshaped
+        self.is_billing_unknown = is_billing_unknown
         self.costs_try = kind != "rate_limited" and not is_reshaped
 
 

@@ -2,9 +2,13 @@
 
 Both clients raise the `openai` package's exceptions, so there is one table. What a transport error
 means is read from its cause (the SDK's aiohttp transport reports a refused connection as a timeout).
+
+Whether a failure may have been billed is told here too: an error status and a connection that was never
+made cost nothing; of a timeout, a reset and a cut answer nobody can know, unless its usage came.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 
 import httpx2
@@ -14,15 +18,23 @@ import pyreqwest.exceptions as fast
 from batcher.core.contracts import CallError
 from batcher.core.records import Spend
 from batcher.errors import FailureKind
-from batcher.limits.pause import parse_retry_after
+from batcher.limits.pause import parse_limit_reset, parse_retry_after, parse_retry_words
+from batcher.providers.advice import NOTHING_ASKED, Asked, advise
+from batcher.providers.contact import is_page
+from batcher.providers.exchange import BrokenBody
 from batcher.providers.wire import error_text
 
 WORDS_MAX = 300
-_WORDS_READ = 20_000
 """What people are shown of a provider's words."""
+
+_WORDS_READ = 20_000
+# The end of what was read may be half a secret, which is no longer known as one.
+_SECRET_LENGTH_MAX = 4096
 
 SAID_MAX = 4000
 """What is read of them to tell the kind."""
+
+_BROKEN_HEAD = re.compile(r"without sending complete|receive buffer too long", re.IGNORECASE)
 
 FAILED_UNBILLED = Spend(attempts=1)
 
@@ -34,9 +46,25 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _FILTERED = re.compile(r"content[ _]?(policy|filter|management)|responsible ai|safety (system|policy)", re.IGNORECASE)
+# OpenRouter says with a 403 that the text of one row was flagged: that is not the key's fault.
+_FLAGGED = re.compile(r"flagged|requires? moderation|moderation (policy|failed)", re.IGNORECASE)
 _NO_QUOTA = re.compile(
     r"insufficient[ _](quota|balance|credits?|funds)|exceeded your current quota|billing[ _](details|hard|not)"
-    r"|credit balance|out of credits|not enough (credits?|balance|quota)|payment required",
+    r"|credit balance|out of credits|not enough (credits?|balance|quota)|payment required"
+    r"|exceeded_current_quota|requires? more credits|more credits are required|insufficient_user_quota"
+    r"|quota is not enough|balance is (insufficient|not enough|too low)|freetieronly"
+    r"|free tier of the model has been exhausted"
+    r"|free allocated quota exceeded|arrearage|bill_?overdue|overdue_?(error|payment|balance)|accountoverdue"
+    r"|key limit exceeded|spend(ing)? limit|余额不足|余额为零|欠费|资源包.{0,12}(不足|用完|耗尽|用尽)"
+    r"|额度.{0,6}(不足|已用完|已用尽|用完|用尽|耗尽)|请.{0,4}充值",
+    re.IGNORECASE,
+)
+# DashScope has the code of a used-up quota for its tokens per minute too; the words and the link tell.
+_ALLOCATED = re.compile(r"(?<!free )allocated quota exceeded|error-code#token-limit", re.IGNORECASE)
+# Google and xAI refuse a wrong key with 400.
+_WRONG_KEY = re.compile(
+    r"api_key_invalid|invalid_?api_?key|^\W{0,4}(incorrect|invalid|wrong|missing) api[ _-]?key"
+    r"|^\W{0,4}api[ _-]?key not valid",
     re.IGNORECASE,
 )
 # Google sends the words of a used-up quota for its limits per minute too, and says when to come back.
@@ -45,59 +73,78 @@ _SOON = re.compile(r"rate_limit|(retry|try again) in \d", re.IGNORECASE)
 _NEVER_FITS = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
 
 
-def classify(error: Exception, *, now_s: float, mask: Callable[[str], str]) -> CallError:
+def classify(error: Exception, *, now_s: float, mask: Callable[[str], str], asked: Asked = NOTHING_ASKED) -> CallError:
     """The failure that an exception of either client stands for.
 
     Args:
         error: An `openai.APIError`, or what escaped one (`httpx2.HTTPError`).
         now_s: Wall time, for a Retry-After that is a date.
         mask: Removes secrets from the provider's words.
+        asked: What the job asks for, so that a hint can name it.
     """
     if isinstance(error, openai.APIStatusError):
-        return _of_status(error, now_s=now_s, mask=mask)
+        return _of_status(error, now_s=now_s, mask=mask, asked=asked)
     if isinstance(error, openai.APIResponseValidationError):
-        return CallError(clean_words(error.message, mask), kind="bad_response", spend=FAILED_UNBILLED)
+        return CallError(
+            clean_words(error.message, mask), kind="bad_response", spend=FAILED_UNBILLED, is_billing_unknown=True
+        )
     return _of_transport(error, mask)
 
 
-def _of_status(error: openai.APIStatusError, *, now_s: float, mask: Callable[[str], str]) -> CallError:
+def _of_status(error: openai.APIStatusError, *, now_s: float, mask: Callable[[str], str], asked: Asked) -> CallError:
     status = error.status_code
     said = _provider_words(error)
     words = clean_words(said, mask)
-    kind, hint = _kind_of_status(status, said[:SAID_MAX], code=error.code or "", type_=error.type or "")
-    headers: Mapping[str, str] = error.response.headers
+    names = f"{error.code or ''} {error.type or ''}"
+    kind = _kind_of_status(status, said[:SAID_MAX], names=names)
+    param = error.param if isinstance(error.param, str) else ""
+    hint = advise(kind, status, said[:SAID_MAX], names=names, param=param, asked=asked)
     return CallError(
         f"HTTP {status}: {words}" if words else f"HTTP {status}",
         kind=kind,
         status=status,
-        retry_after_s=parse_retry_after(headers, now_s) if kind in ("rate_limited", "server") else None,
+        retry_after_s=_retry_after_s(error.response, kind, said, now_s),
         spend=FAILED_UNBILLED,
-        hint=hint,
+        hint=None if hint is None else mask(hint),
     )
 
 
-def _kind_of_status(status: int, words: str, *, code: str, type_: str) -> tuple[FailureKind, str | None]:
-    names = f"{code} {type_}"
-    if status == 402 or (status == 429 and _has_no_quota(names, words)):
-        return "quota", "add credit or quota at the provider, then `batcher resume` goes on"
+def _retry_after_s(response: httpx2.Response, kind: FailureKind, said: str, now_s: float) -> float | None:
+    """When to come back: the header for it, else the words of the refusal, else when the limit is whole again."""
+    if kind not in ("rate_limited", "server"):
+        return None
+    asked_s = parse_retry_after(response.headers, now_s)
+    if asked_s is not None or kind == "server":
+        return asked_s
+    body = response.content[:_WORDS_READ].decode("utf-8", "replace")
+    for words in (said, body):
+        worded_s = parse_retry_words(words)
+        if worded_s is not None:
+            return worded_s
+    return parse_limit_reset(response.headers, now_s)
+
+
+def _kind_of_status(status: int, words: str, *, names: str) -> FailureKind:
+    if status == 402 or (status in (400, 403, 429) and _has_no_quota(names, words)):
+        return "quota"
     if status == 429 and not _NEVER_FITS.search(words):
-        return "rate_limited", None
-    if status in (401, 403):
-        return "auth", "check the key in `api_key` and what it may use"
+        return "rate_limited"
+    if status == 403 and _FLAGGED.search(words):
+        return "refused"
+    if status in (401, 403) or (status == 400 and (_WRONG_KEY.search(names) or _WRONG_KEY.search(words))):
+        return "auth"
     if status in _RETRYABLE_STATUS or status >= 500:
-        return "server", None
+        return "server"
     if status in (413, 429) or "context_length" in names or (status in (400, 422) and _TOO_LONG.search(words)):
-        return "too_long", "shorten these rows; input.chunk, which will split them, is not built yet"
+        return "too_long"
     if status == 400 and (_FILTERED.search(names) or _FILTERED.search(words)):
-        return "refused", None
-    if 300 <= status < 400:
-        return "bad_request", "the address redirects; write the final address in base_url (the key is not sent along)"
-    if status == 404:
-        return "bad_request", "check `model`, and that base_url is the API's address, ending in /v1"
-    return "bad_request", None
+        return "refused"
+    return "bad_request"
 
 
 def _has_no_quota(names: str, words: str) -> bool:
+    if _ALLOCATED.search(words):
+        return False
     if _NO_QUOTA.search(names):
         return True
     return _NO_QUOTA.search(words) is not None and not _SOON.search(f"{names} {words}")
@@ -116,15 +163,18 @@ def _of_transport(error: Exception, mask: Callable[[str], str]) -> CallError:
         kind = "connection" if is_refused else "timeout"
         is_connecting = is_connecting or is_refused
     elif (
-        _is_any(causes, fast.ReadError, fast.DecodeError, httpx2.DecodingError) or "without sending complete" in details
+        _is_any(causes, BrokenBody, fast.ReadError, fast.DecodeError, httpx2.DecodingError)
+        or _BROKEN_HEAD.search(details) is not None
     ):
-        # The head of the response had come: the answer was cut, not refused.
+        # The response had begun: the answer was cut, not refused.
         kind = "bad_response"
     return CallError(
         clean_words(_transport_words(causes, kind), mask),
         kind=kind,
+        status=200 if _is_any(causes, BrokenBody) else None,
         reached=not is_connecting,
         spend=FAILED_UNBILLED,
+        is_billing_unknown=not is_connecting,
     )
 
 
@@ -140,12 +190,15 @@ def _transport_words(causes: list[BaseException], kind: FailureKind) -> str:
 
 
 def _provider_words(error: openai.APIStatusError) -> str:
-    if isinstance(error.body, Mapping | str) and error.body:
-        body = error.body
-        if isinstance(body, str) and body.lstrip()[:9].lower().startswith(("<!doctype", "<html")):
+    body = error.body
+    if isinstance(body, list) and body and isinstance(body[0], Mapping):
+        # Google's errors come in a list of one.
+        body = body[0].get("error", body[0])
+    if isinstance(body, Mapping | str) and body:
+        if isinstance(body, str) and is_page(error.response.content):
             return "an HTML page instead of JSON"
         return error_text(body)
-    return error.response.reason_phrase if error.body is None else str(error.body)
+    return error.response.reason_phrase if body is None else str(body)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -161,7 +214,17 @@ def _is_any(causes: list[BaseException], *types: type[BaseException]) -> bool:
 
 def clean_words(text: str, mask: Callable[[str], str]) -> str:
     """A provider's words for people: one line, no secret, no control character, at most `WORDS_MAX` characters."""
-    # Masked before it is cut, or half a key at the cut would be no key any more.
-    flat = " ".join("".join(char if char.isprintable() else " " for char in text[:_WORDS_READ]).split())
-    masked = mask(flat)
+    # Masked before it is cut, or half a key at the cut would be no key any more; and both before and after
+    # control characters go, since they may stand inside a key.
+    read = mask(text[:_WORDS_READ])
+    masked = mask(" ".join("".join(map(_shown, read)).split()))
+    if len(text) > _WORDS_READ:
+        masked = masked[:-_SECRET_LENGTH_MAX]
     return masked if len(masked) <= WORDS_MAX else masked[: WORDS_MAX - 1] + "…"
+
+
+def _shown(char: str) -> str:
+    if char.isprintable():
+        return char
+    # A mark that takes no room may have been put inside a word; what breaks a line ends one.
+    return "" if unicodedata.category(char) == "Cf" else " "

@@ -1,6 +1,6 @@
 """One attempt: a request out, a reply or a failure of a known kind back."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 
 import httpx2
@@ -9,13 +9,20 @@ import openai
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.core.records import Reply, Request, Spend, Usage
+from batcher.errors import RefusedError
+from batcher.providers.advice import Asked
 from batcher.providers.classify import FAILED_UNBILLED, classify, clean_words
-from batcher.providers.exchange import Exchange
+from batcher.providers.contact import Contact, is_page
+from batcher.providers.exchange import Exchange, received_body, received_headers
 from batcher.providers.structured import Shape, StructuredSupport
+from batcher.providers.usage import find_usage
 from batcher.providers.wire import ChatWire, Completion, decode_completion
 
 # With these the provider says why there is no text, and the checker knows what each means.
 _TEXTLESS_REASONS = frozenset({"length", "content_filter"})
+# A mask reads a text letter by letter; in longer ones the known secrets alone are looked for.
+_MASKED_LENGTH_MAX = 2**18
+_MASK = "***"
 
 
 class HttpCaller:
@@ -29,6 +36,8 @@ class HttpCaller:
         provider: The name that replies carry.
         mask: Removes secrets from the provider's words.
         secrets: Keys that some provider may quote; an answer that holds one is masked, any other is untouched.
+        contact: Whether an API answers at the address at all; shared by all keys of the provider.
+        on_headers: Told the headers of every response, those of error statuses too, before it is judged.
     """
 
     def __init__(
@@ -42,6 +51,8 @@ class HttpCaller:
         clock: Clock,
         mask: Callable[[str], str],
         secrets: Collection[str] = (),
+        contact: Contact | None = None,
+        on_headers: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._exchange = exchange
         self._wire = wire
@@ -51,24 +62,36 @@ class HttpCaller:
         self._clock = clock
         self._mask = mask
         self._secrets = tuple(secrets)
+        self._contact = contact
+        self._on_headers = on_headers
+        self._asked = Asked(wire.model, wire.param_names, None if contact is None else contact.advice)
 
     async def call(self, request: Request) -> Reply:
-        """See `Caller`."""
+        """See `Caller`.
+
+        Raises:
+            CallError: With the tokens and the cost of the call where the failed answer told them.
+            RefusedError: What answers is a web page and no API; see `Contact`.
+        """
         shape = self._structured.shape()
         started_s = self._clock.monotonic()
         try:
-            body = await self._exchange.post(self._wire.body(request.messages, with_format=shape.with_format))
+            answered = await self._exchange.post(self._wire.body(request.messages, with_format=shape.with_format))
         except (openai.APIError, httpx2.HTTPError) as error:
             raise self._failure(error, shape) from error
         latency_ms = (self._clock.monotonic() - started_s) * 1000.0
+        if self._on_headers is not None:
+            self._on_headers(answered.headers)
         try:
-            completion = decode_completion(body)
+            completion = decode_completion(answered.body)
         except ValueError as error:
-            raise CallError(str(error), kind="bad_response", status=200, spend=FAILED_UNBILLED) from error
+            raise self._unreadable(answered.body, str(error)) from error
         spend = Spend(1, completion.usage, self._cost_usd(completion.usage))
         fault = _fault(completion)
         if fault is not None:
-            raise CallError(clean_words(fault, self._mask), kind="bad_response", status=200, spend=spend)
+            raise self._faulty(completion, fault, spend)
+        if self._contact is not None:
+            self._contact.answered()
         self._structured.replied(shape)
         return Reply(
             self._without_secrets(completion.text) or "",
@@ -87,15 +110,61 @@ class HttpCaller:
         if text is not None:
             for secret in self._secrets:
                 if secret in text:
-                    return self._mask(text)
+                    return self._mask(text) if len(text) <= _MASKED_LENGTH_MAX else self._replace_secrets(text)
         return text
 
-    def _failure(self, error: Exception, shape: Shape) -> CallError:
-        failure = classify(error, now_s=self._clock.now(), mask=self._mask)
-        if not self._structured.failed(shape, status=failure.status, words=failure.message):
-            return failure
+    def _replace_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, _MASK)
+        return text
+
+    def _failure(self, error: Exception, shape: Shape) -> Exception:
+        """What to raise for what the exchange raised."""
+        headers, body = received_headers(error), received_body(error)
+        if self._on_headers is not None and headers is not None:
+            self._on_headers(headers)
+        failure = classify(error, now_s=self._clock.now(), mask=self._mask, asked=self._asked)
+        self._bill(failure, body)
+        failure.is_reshaped = self._structured.failed(shape, status=failure.status, words=failure.message)
+        failure.costs_try = failure.costs_try and not failure.is_reshaped
+        return self._refusal(failure.status, body) or failure
+
+    def _unreadable(self, body: bytes, words: str) -> Exception:
+        """What to raise for a 200 that is no JSON."""
+        # A page is no model's work; of anything else nobody can know.
+        failure = CallError(
+            words, kind="bad_response", status=200, spend=FAILED_UNBILLED, is_billing_unknown=not is_page(body),
+            hint=self._asked.base_url_advice if is_page(body) else None,
+        )  # fmt: skip
+        self._bill(failure, body)
+        return self._refusal(200, body) or failure
+
+    def _faulty(self, completion: Completion, fault: str, spend: Spend) -> CallError:
+        """What to raise for a 200 that is JSON and no answer."""
+        is_unbilled = completion.error is not None and completion.usage is None
+        if self._contact is not None:
+            self._contact.answered()
         return CallError(
-            failure.message, kind=failure.kind, status=failure.status, spend=failure.spend, is_reshaped=True
+            clean_words(fault, self._mask),
+            kind="bad_response",
+            status=200,
+            # An error in the clothes of a 200 is an error: it costs what it says, and else nothing.
+            spend=FAILED_UNBILLED if is_unbilled else spend,
+            is_billing_unknown=completion.usage is None and not is_unbilled,
+        )
+
+    def _bill(self, failure: CallError, body: bytes) -> None:
+        usage = find_usage(body) if body else None
+        if usage is not None:
+            failure.spend = Spend(1, usage, self._cost_usd(usage))
+            failure.is_billing_unknown = False
+
+    def _refusal(self, status: int | None, body: bytes) -> RefusedError | None:
+        if self._contact is None or status is None:
+            return None
+        refused = self._contact.failed(status, body)
+        return (
+            None if refused is None else RefusedError(self._mask(refused.message), hint=self._mask(refused.hint or ""))
         )
 
 

@@ -16,9 +16,16 @@ from typing import Any
 import msgspec
 
 from batcher.core.records import Usage
+from batcher.providers.usage import WireUsage, lenient_usage, to_usage
 
-TOKENS_MAX = 2**31
-"""No single call uses so many."""
+LENIENT_BYTES_MAX = 128 * 2**10
+"""Of a body that does not fit the structs and is read once more as whatever it is."""
+
+RECORDS_BYTES_MAX = 512 * 2**10
+"""Of a body that records are made of. Larger ones are read sparingly: three bytes of JSON can make a record, and
+millions of them would hold up the event loop for seconds (measured: 60 ms for 1 MiB, 250 ms leniently)."""
+
+_COMPLAINTS_MAX = 3
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -34,6 +41,8 @@ class ChatWire:
     """
 
     def __init__(self, model: str, params: Mapping[str, Any], response_format: Mapping[str, Any] | None) -> None:
+        self.model = model
+        self.param_names = tuple(str(name) for name in params)
         head = _ENCODER.encode({"model": model, **params})
         self._head = head[:-1] + b',"messages":'
         self.has_format = response_format is not None and "response_format" not in params
@@ -60,25 +69,9 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-
-
 class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: WireUsage | None = None
     model: str | None = None
     system_fingerprint: str | None = None
     error: Any = None
@@ -98,7 +91,28 @@ class Completion(msgspec.Struct, frozen=True, gc=False):
     error: str | None = None
 
 
+class _LargeMessage(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _LargeChoice(msgspec.Struct):
+    message: _LargeMessage
+    finish_reason: str | None = None
+
+
+class _LargeCompletion(msgspec.Struct):
+    # One choice and texts: whatever else is in there is passed over without a record being made of it.
+    choices: tuple[_LargeChoice]
+    usage: WireUsage | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+
+
 _DECODER = msgspec.json.Decoder(_Completion)
+_LARGE_DECODER = msgspec.json.Decoder(_LargeCompletion)
 
 
 def decode_completion(body: bytes) -> Completion:
@@ -107,6 +121,8 @@ def decode_completion(body: bytes) -> Completion:
     Raises:
         ValueError: The body is no JSON object; the message says what it looks like.
     """
+    if len(body) > RECORDS_BYTES_MAX:
+        return _decode_large(body)
     try:
         raw = _DECODER.decode(body)
     except msgspec.ValidationError:
@@ -114,9 +130,9 @@ def decode_completion(body: bytes) -> Completion:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(_describe(body)) from error
     if raw.error and not raw.choices:
-        return Completion(error=error_text(raw.error), usage=_usage(raw.usage), model=raw.model)
+        return Completion(error=error_text(raw.error), usage=to_usage(raw.usage), model=raw.model)
     if not raw.choices or raw.choices[0].message is None:
-        return Completion(usage=_usage(raw.usage), model=raw.model)
+        return Completion(usage=to_usage(raw.usage), model=raw.model)
     choice = raw.choices[0]
     message = choice.message
     assert message is not None  # checked above; mypy cannot see through the list
@@ -128,7 +144,7 @@ def decode_completion(body: bytes) -> Completion:
         message.refusal,
         message.reasoning_content or message.reasoning,
         choice.finish_reason,
-        _usage(raw.usage),
+        to_usage(raw.usage),
         raw.model,
         raw.system_fingerprint,
     )
@@ -138,8 +154,12 @@ def error_text(error: Any) -> str:
     """The provider's words in an `error` value, which may be an object, a string or anything else."""
     if isinstance(error, Mapping):
         message = error.get("message") or error.get("msg") or error.get("detail")
+        if isinstance(message, Mapping):
+            message = message.get("detail")
         if isinstance(message, str) and message:
             return message
+        if isinstance(message, list) and message:
+            return "; ".join(_complaint(one) for one in message[:_COMPLAINTS_MAX])
     if isinstance(error, str):
         return error
     # Not msgspec: what the SDK parsed may hold half characters and numbers that it would refuse.
@@ -149,26 +169,38 @@ def error_text(error: Any) -> str:
         return "an error object that is nested too deep"
 
 
-def _usage(raw: _Usage | None) -> Usage | None:
-    # Both counts or none: half a usage would book half a price.
-    if raw is None or raw.prompt_tokens is None or raw.completion_tokens is None:
-        return None
-    details = raw.prompt_tokens_details
-    cached = details.cached_tokens if details is not None else None
-    out = raw.completion_tokens_details
-    usage = Usage(
-        raw.prompt_tokens,
-        (cached if cached is not None else raw.prompt_cache_hit_tokens) or 0,
-        raw.completion_tokens,
-        (out.reasoning_tokens if out is not None else None) or 0,
-    )
-    # A count that cannot be is no count: half-believed, it would be booked.
-    return (
-        usage if min(usage_counts := msgspec.structs.astuple(usage)) >= 0 and max(usage_counts) < TOKENS_MAX else None
+def _complaint(one: Any) -> str:
+    """One complaint in FastAPI's form, without the `input` that it quotes: that may be a row's text."""
+    if not isinstance(one, Mapping) or not isinstance(one.get("msg"), str):
+        return error_text(one)
+    where = one.get("loc")
+    names = ".".join(str(name) for name in where) if isinstance(where, list | tuple) else ""
+    return f"{names}: {one['msg']}" if names else str(one["msg"])
+
+
+def _decode_large(body: bytes) -> Completion:
+    try:
+        raw = _LARGE_DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise ValueError(_no_completion(body)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(_describe(body)) from error
+    choice, message = raw.choices[0], raw.choices[0].message
+    return Completion(
+        message.content,
+        True,
+        message.refusal,
+        message.reasoning_content or message.reasoning,
+        choice.finish_reason,
+        to_usage(raw.usage),
+        raw.model,
+        raw.system_fingerprint,
     )
 
 
 def _decode_leniently(body: bytes) -> _Completion:
+    if len(body) > LENIENT_BYTES_MAX:
+        raise ValueError(_no_completion(body))
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -177,7 +209,7 @@ def _decode_leniently(body: bytes) -> _Completion:
         raise ValueError(_describe(body))
     return _Completion(
         choices=[_lenient_choice(choice) for choice in _as_list(value.get("choices"))],
-        usage=_lenient_usage(value.get("usage")),
+        usage=lenient_usage(value.get("usage")),
         model=_as_text(value.get("model")),
         system_fingerprint=_as_text(value.get("system_fingerprint")),
         error=value.get("error"),
@@ -208,19 +240,6 @@ def _lenient_choice(value: Any) -> _Choice:
     )
 
 
-def _lenient_usage(value: Any) -> _Usage | None:
-    if not isinstance(value, dict):
-        return None
-    details, out = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
-    return _Usage(
-        _as_count(value.get("prompt_tokens")),
-        _as_count(value.get("completion_tokens")),
-        _InputDetails(_as_count(details.get("cached_tokens"))) if isinstance(details, dict) else None,
-        _OutputDetails(_as_count(out.get("reasoning_tokens"))) if isinstance(out, dict) else None,
-        _as_count(value.get("prompt_cache_hit_tokens")),
-    )
-
-
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -229,12 +248,8 @@ def _as_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _as_count(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return int(value) if value == value and abs(value) < 2**53 else None  # noqa: PLR0124  # NaN
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16 else None
+def _no_completion(body: bytes) -> str:
+    return f"the response is cut or invalid JSON, or no chat completion ({len(body) / 2**20:.1f} MiB)"
 
 
 def _describe(body: bytes) -> str:

@@ -230,7 +230,7 @@ async def test_no_key_means_no_authorization_header() -> None:
 
     async with raw_server(behave) as base_url:
         exchange = make_exchange("fast", base_url=base_url, api_key=None, timeout_s=5)
-        assert await exchange.post(b"{}") == GOOD
+        assert (await exchange.post(b"{}")).body == GOOD
         await exchange.close()
 
     assert b"authorization" not in seen[0]
