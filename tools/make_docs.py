@@ -36,10 +36,10 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     "The message names the file, or shows the traceback that a bug report wants.",
     ExitCode.USAGE: "The job file, the command or the input is wrong. Nothing was sent.",
     ExitCode.NOT_SUCCESS: "Finished, but the job's `success` rule does not hold: "
-    "too many rows failed, are invalid or are empty.",
+    "too many rows failed, are invalid, are empty or have the same answer, labels drifted, or gold rows are wrong.",
     ExitCode.STOPPED: "Stopped before the end, resumable: a signal, a provider that was down for longer than "
     "`circuit_breaker.max_outage`, a full disk, or a broken line in the middle of the input.",
-    ExitCode.BUDGET: "Stopped by the budget, resumable. Not built yet: no command gives this code in this version.",
+    ExitCode.BUDGET: "Stopped by the budget, resumable: raise `budget.usd` and run the job again.",
     ExitCode.REFUSED: "The provider refused the job: key, quota, model or parameter. "
     "The message holds the provider's own words.",
     ExitCode.LOCKED: "Another run of this job holds the lock. The message says which process, on which host.",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from batcher.assemble.verdict import Judged
 from batcher.core.progress import Progress
 from batcher.errors import BatcherError, ExitCode
 from batcher.ledger.ledger import Ledger
@@ -22,6 +23,7 @@ def last_lines(
     *,
     code: ExitCode,
     reasons: Sequence[str],
+    judged: Judged | None,
     error: BatcherError | None,
     elapsed_s: float,
     job_name: str,
@@ -34,6 +36,7 @@ def last_lines(
         ledger: Sums of the whole run.
         code: What the process will exit with.
         reasons: Why the code is not 0.
+        judged: How a finished run turned out; None for one that was stopped.
         error: What stopped the run before its end, or None for a finished one.
         elapsed_s: How long this process ran.
         job_name: As the job says it.
@@ -41,7 +44,7 @@ def last_lines(
     """
     # Refused with every row done: there is nothing to resume, and `retry` asks again.
     is_refused_whole = code == ExitCode.REFUSED and error is None
-    lines = summary_lines(
+    return summary_lines(
         progress,
         {
             (provider or "", model or ""): Total(
@@ -58,8 +61,8 @@ def last_lines(
         elapsed_s=elapsed_s,
         job_name=job_name,
         run=run,
+        notes=() if judged is None else judged.notes,
+        reasons=reasons,
+        said=() if judged is None else judged.said,
+        mend=None if error is None else error.hint,
     )
-    lines += [f"error: {reason}" for reason in reasons]
-    if error is not None and error.hint:
-        lines.append(f"hint: {error.hint}")
-    return lines

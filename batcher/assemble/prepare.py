@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
+from batcher.answers.gold import GoldRule
 from batcher.answers.labels import LabelChecker, structured_format
 from batcher.answers.success import SuccessRule
 from batcher.answers.text import TextChecker
+from batcher.assemble.books import refuse_unpriced
+from batcher.assemble.rule import check_success, check_truths
+from batcher.clock import SystemClock
 from batcher.config.load import LoadedJob
 from batcher.core.contracts import Checker
 from batcher.local import lease
 from batcher.local.models import is_path
 from batcher.prompts.chat import ChatRenderer
+from batcher.runs.runfile import utc
 from batcher.sources.source import FileSource, InputFacts, InputSpec
 
 ROWS_RENDERED = 3
@@ -39,9 +43,15 @@ class Prepared:
 
         Raises:
             InputError, PromptError: The rows are not what the job needs; with file and line.
+            JobError: It has a budget, and its calls no known price.
         """
         job = self.loaded.job
-        facts = self.source.check(carry=job.input.carry, list_column=job.prompt.messages, keys=keys, tell=tell)
+        refuse_unpriced(job, at=utc(SystemClock().now()))
+        gold = () if job.success.gold is None else (job.success.gold.column,)
+        # A truth column is held to one type like a carried one: it is read again when the answers are judged.
+        held = tuple(dict.fromkeys((*job.input.carry, *gold)))
+        facts = self.source.check(carry=held, list_column=job.prompt.messages, keys=keys, tell=tell)
+        check_truths(self.loaded, self.source)
         for row in next(self.source.rows(), ())[:ROWS_RENDERED]:
             self.renderer.render(row)
         return replace(self, facts=facts)
@@ -80,6 +90,7 @@ def prepare(loaded: LoadedJob) -> Prepared:
         variables=loaded.variables,
         columns=source.columns,
     )
+    check_success(loaded, source.columns, asked=renderer.columns_used)
     source = source.select(renderer.columns_used)
     labels = job.answer.labels
     checker: Checker = (
@@ -105,6 +116,12 @@ def local_model(loaded: LoadedJob) -> str | None:
 def success_rule(loaded: LoadedJob) -> SuccessRule:
     """The job's `success` section as a rule."""
     success = loaded.job.success
+    gold = success.gold
     return SuccessRule(
-        failed=Decimal(str(success.failed)), invalid=Decimal(str(success.invalid)), empty=Decimal(str(success.empty))
+        failed=success.failed,
+        invalid=success.invalid,
+        empty=success.empty,
+        same=success.same,
+        label_drift=success.label_drift,
+        gold=None if gold is None else GoldRule(gold.column, gold.min_accuracy),
     )

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from batcher.assemble.find import find_run
+from batcher.assemble.findings import Applied, recall
 from batcher.assemble.prepare import Prepared, prepare
 from batcher.assemble.session import Session
 from batcher.assemble.state import begin_run_file
@@ -65,17 +66,20 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
     # Whatever is wrong is found before the lock is taken: a refused job leaves nothing behind.
     prepared = _fitting(latest, loaded) if latest is not None else _checked(prepare(loaded))
     clock, disk = options.clock, options.disk
+    applied = recall(loaded, options.runs, now_s=clock.now())
+    if latest is None:
+        applied.refuse()
     with JobLock(job_directory(options.runs, loaded.job.name), clock, disk) as lock:
         if not options.is_fresh and _unfinished(options.runs, loaded) != latest:
             raise LockedError(f"another run of {loaded.job.name} was begun or ended just now", hint="run it again")
         if latest is not None:
-            return _go_on(latest, prepared, options, lock)
+            return _go_on(latest, prepared, options, lock, applied)
         directory = RunDirectory.create(options.runs, loaded.job.name, clock)
         run_file = begin_run_file(prepared, now_s=clock.now())
         write_bytes(directory.job_yaml, loaded.as_run.encode(), disk)
         directory.write(run_file, disk)
         lock.name_run(directory.path)
-        return directory.path, _session(directory, run_file, prepared, options).run()
+        return directory.path, _session(directory, run_file, prepared, options, applied).run()
 
 
 def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
@@ -97,19 +101,24 @@ def resume_run(target: Path, options: RunOptions) -> tuple[Path, int]:
         original=Path(run_file.base_directory) / Path(run_file.job_path).name,
     )
     prepared = _fitting(directory, loaded)
+    applied = recall(loaded, directory.job_path.parent, now_s=options.clock.now())
     with JobLock(directory.job_path, options.clock, options.disk) as lock:
-        return _go_on(directory, prepared, options, lock)
+        return _go_on(directory, prepared, options, lock, applied)
 
 
-def _go_on(directory: RunDirectory, prepared: Prepared, options: RunOptions, lock: JobLock) -> tuple[Path, int]:
+def _go_on(
+    directory: RunDirectory, prepared: Prepared, options: RunOptions, lock: JobLock, applied: Applied
+) -> tuple[Path, int]:
     lock.name_run(directory.path)
     write_bytes(directory.job_yaml, prepared.loaded.as_run.encode(), options.disk)
     process = {"pid": os.getpid(), "host": socket.gethostname()}
     run_file = msgspec.structs.replace(directory.read(), **process)
-    return directory.path, _session(directory, run_file, prepared, options).run()
+    return directory.path, _session(directory, run_file, prepared, options, applied).run()
 
 
-def _session(directory: RunDirectory, run_file: RunFile, prepared: Prepared, options: RunOptions) -> Session:
+def _session(
+    directory: RunDirectory, run_file: RunFile, prepared: Prepared, options: RunOptions, applied: Applied
+) -> Session:
     return Session(
         directory,
         run_file,
@@ -119,6 +128,7 @@ def _session(directory: RunDirectory, run_file: RunFile, prepared: Prepared, opt
         disk=options.disk,
         clock=options.clock,
         is_retry=options.is_retry,
+        applied=applied,
     )
 
 

@@ -6,34 +6,39 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from decimal import Decimal
 from functools import partial
 from typing import Literal
 
-from batcher.answers.success import RowCounts, judge_success
+from batcher.assemble.books import BookingSink, Purse, take_over
 from batcher.assemble.closing import last_lines
-from batcher.assemble.finish import Latencies, first_error, write_all_results
-from batcher.assemble.prepare import Prepared, local_model, success_rule
-from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, endpoint_of, price_of
+from batcher.assemble.findings import Applied
+from batcher.assemble.prepare import Prepared, local_model
+from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, concurrency_of, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
+from batcher.assemble.verdict import Judged, finish_run
 from batcher.assemble.watch import run_loop, run_watched, stop_on_signals, stop_on_trouble
 from batcher.clock import Clock
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
-from batcher.core.records import Outcome
 from batcher.engine.engine import Engine, EnginePlan, Parts
 from batcher.errors import BatcherError, ExitCode, StoppedError, UsageError
 from batcher.journal.journal import Journal
-from batcher.ledger.ledger import Ledger, Totals
+from batcher.ledger.ledger import Ledger
+from batcher.ledger.pledged import BudgetState, loss_sentence
 from batcher.ledger.prices import AnyPrice
 from batcher.local.lease import Lease
 from batcher.local.lease import start as start_local
 from batcher.observe.human import counted
 from batcher.observe.log import Events, open_events
 from batcher.observe.reporter import Reporter, make_reporter
+from batcher.observe.text import clean
 from batcher.runs.directory import RunDirectory
 from batcher.runs.runfile import RunFile, RunState
 from batcher.sources.source import BrokenInputError, InputFingerprint
 from batcher.storage.durable import Disk
+
+NOTHING_APPLIED = Applied()
 
 HEARTBEAT_S = 2.0
 """How often `run.json` is brought up to date while rows are asked."""
@@ -43,19 +48,6 @@ ANSWER_BYTES = 16 * 1024
 
 _Ending = tuple[ExitCode, list[str]]
 """The exit code, and the reasons where it is not 0."""
-
-
-class BookingSink:
-    """Puts outcomes into the journal, and books on the ledger what the journal has kept."""
-
-    def __init__(self, journal: Journal, ledger: Ledger) -> None:
-        self._journal = journal
-        self._ledger = ledger
-
-    async def put(self, outcome: Outcome) -> None:
-        """See `Sink`."""
-        await self._journal.put(outcome)
-        self._ledger.add(outcome)
 
 
 class Session:
@@ -72,6 +64,7 @@ class Session:
         disk: Disk,
         clock: Clock,
         is_retry: bool = False,
+        applied: Applied = NOTHING_APPLIED,
     ) -> None:
         self._directory = directory
         self._run_file = run_file
@@ -79,10 +72,13 @@ class Session:
         self._log_format = log_format
         self._environ = environ
         self._is_retry = is_retry
+        self._applied = applied
         self._clock, self._disk = clock, disk
         self._progress, self._ledger = Progress(), Ledger()
         self._price: AnyPrice | None = None
-        self._latencies: Latencies | None = None
+        self._judged: Judged | None = None
+        self._purse: Purse | None = None
+        self._writing = asyncio.Lock()
         self._events: Events = open_events(
             directory.log,
             secrets=prepared.loaded.secrets,
@@ -113,42 +109,72 @@ class Session:
 
     async def _work(self) -> _Ending:
         """Ask what is to be asked, and write the results. The exit code with the reasons for it."""
+        for warning in (*self._applied.complaints, *self._applied.warnings):
+            self._say_line(f"warning: {clean(warning)}")
         with await asyncio.to_thread(self._lease) as lease:
             endpoint = self._endpoint(lease)
             self._price = await asyncio.to_thread(
                 price_of, self._prepared.loaded.job.sole_provider, endpoint, at=self._run_file.started_at
             )
             tools = Tools(self._clock, self._progress, Flight(), self._events.mask, self._tell)
-            stack = build_stack(
-                self._prepared.loaded.job,
-                endpoint,
-                tools,
-                response_format=self._prepared.response_format,
-                price=self._price,
-                seed=int(self._clock.now() * 1000),
-            )
-            journal = await Journal.open(
-                self._directory.journal,
-                disk=self._disk,
-                clock=self._clock,
-                job_fingerprint=str(self._run_file.fingerprints["journal"]),
-                reserve_bytes=max(1 << 20, stack.concurrency * ANSWER_BYTES),
-            )
-            try:
-                engine = self._engine(journal, stack, tools, endpoint)
-                reporter = self._reporter()
-                watches = (reporter.run, self._beat, partial(stop_on_trouble, engine, journal))
-                try:
-                    stop_on_signals(engine, self._progress)
-                    await run_watched(engine.run(), watches)
-                finally:
-                    reporter.stop()
-            finally:
-                await stack.close()
-                await journal.close()
+            job = self._prepared.loaded.job
+            async with contextlib.AsyncExitStack() as closing:
+                closing.push_async_callback(self._close_purse)
+                journal = await Journal.open(
+                    self._directory.journal,
+                    disk=self._disk,
+                    clock=self._clock,
+                    job_fingerprint=str(self._run_file.fingerprints["journal"]),
+                    reserve_bytes=max(1 << 20, concurrency_of(job, endpoint) * ANSWER_BYTES),
+                )
+                closing.push_async_callback(journal.close)
+                purse = self._open_purse(journal, endpoint)
+                stack = build_stack(
+                    job,
+                    endpoint,
+                    tools,
+                    response_format=None if self._applied.is_structured_refused else self._prepared.response_format,
+                    price=self._price,
+                    budget=purse.budget,
+                    is_first=not journal.done,
+                    seed=int(self._clock.now() * 1000),
+                )
+                closing.push_async_callback(stack.close)
+                engine = self._engine(journal, stack, tools, endpoint, purse)
+                await self._watch(engine, journal)
         if engine.rows_total is None:
             raise StoppedError("the run stopped before its input was read to the end")
         return await self._finish(journal, engine.rows_total)
+
+    async def _watch(self, engine: Engine, journal: Journal) -> None:
+        """Let the engine work, with everything beside it that a run needs."""
+        reporter = self._reporter()
+        try:
+            stop_on_signals(engine, self._progress)
+            await run_watched(engine.run(), (reporter.run, self._beat, partial(stop_on_trouble, engine, journal)))
+        finally:
+            reporter.stop()
+
+    async def _close_purse(self) -> None:
+        if self._purse is not None:
+            await self._purse.close()
+
+    def _open_purse(self, journal: Journal, endpoint: Endpoint) -> Purse:
+        job, kept = self._prepared.loaded.job, self._run_file.budget
+        if job.budget is not None and (loss := loss_sentence(BudgetState.from_json(kept))) is not None:
+            self._say_line(loss)
+        self._purse = Purse(job, endpoint, self._ledger, self._progress)
+        self._purse.open(kept, journal, self._pledge)
+        return self._purse
+
+    async def _pledge(self, _: Decimal) -> None:
+        # The budget's state has the new pledge already.
+        await self._write_run_file()
+
+    async def _write_run_file(self) -> None:
+        # One at a time, made when its turn comes: an older state must not take the place of a newer pledge.
+        async with self._writing:
+            await asyncio.to_thread(self._directory.write, self._updated("running", None, None), self._disk)
 
     def _lease(self) -> "Lease | contextlib.nullcontext[None]":
         """The local model's server, started where it does not run; nothing for another provider."""
@@ -165,7 +191,7 @@ class Session:
             return endpoint_of(job.sole_provider, job)
         return Endpoint(base_url=lease.base_url, model=lease.model, keys=(None,), concurrency=lease.slots)
 
-    def _engine(self, journal: Journal, stack: Stack, tools: Tools, endpoint: Endpoint) -> Engine:
+    def _engine(self, journal: Journal, stack: Stack, tools: Tools, endpoint: Endpoint, purse: Purse) -> Engine:
         """The engine over the rows that are missing; the counters start at what the journal holds."""
         prepared = self._prepared
         facts = journal.recovery
@@ -174,7 +200,9 @@ class Session:
         if self._is_retry:
             asked_again = journal.ask_again()
             self._events.info("asking_again", rows=asked_again)
-        self._take_over(journal)
+        counts = take_over(journal, prepared.facts, self._progress, self._ledger)
+        if counts.done:
+            self._say_line(f"going on: {counted(counts.done, 'row')} done before")
         done = journal.done
         return Engine(
             Parts(
@@ -182,7 +210,7 @@ class Session:
                 renderer=prepared.renderer,
                 caller=stack.caller,
                 checker=prepared.checker,
-                sink=BookingSink(journal, self._ledger),
+                sink=BookingSink(journal, self._ledger, purse.budget),
             ),
             EnginePlan(
                 workers=stack.workers,
@@ -197,34 +225,6 @@ class Session:
             start=done.first_missing(),
             wanted=lambda row: row not in done,
         )
-
-    def _take_over(self, journal: Journal) -> None:
-        """Start the counters and the ledger from what earlier processes did."""
-        counts, progress = journal.counts(), self._progress
-        progress.ok, progress.invalid, progress.failed = counts.ok, counts.invalid, counts.failed
-        progress.empty, progress.rows_before = counts.empty, counts.done
-        progress.failures.update(counts.failures)
-        facts = self._prepared.facts
-        progress.rows_total = facts.rows if facts.rows is not None else facts.rows_estimate or None
-        progress.rows_total_is_exact = facts.rows is not None
-        if counts.done:
-            self._say_line(f"going on: {counted(counts.done, 'row')} done before")
-        for (provider, model), spent in journal.spent_before.items():
-            totals = Totals(
-                rows=spent.outcomes,
-                calls=spent.attempts,
-                input_tokens=spent.input_tokens,
-                cached_tokens=spent.cached_tokens,
-                output_tokens=spent.output_tokens,
-                reasoning_tokens=spent.reasoning_tokens,
-                cost_usd=spent.cost_usd,
-                rows_cost_unknown=spent.cost_unknown,
-            )
-            self._ledger.add_totals(totals, provider=provider, model=model)
-        total = self._ledger.total()
-        progress.attempts, progress.cost_usd = total.calls, total.cost_usd
-        progress.input_tokens, progress.output_tokens = total.input_tokens, total.output_tokens
-        progress.rows_cost_unknown = total.rows_cost_unknown
 
     def _reporter(self) -> Reporter:
         job = self._prepared.loaded.job
@@ -246,26 +246,23 @@ class Session:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await over.wait()
-            run_file = self._updated("running", None, None)
-            await asyncio.to_thread(self._directory.write, run_file, self._disk)
+            await self._write_run_file()
 
     async def _finish(self, journal: Journal, rows: int) -> _Ending:
         """Results, and whether the job's success rule holds."""
-        self._latencies = await asyncio.to_thread(
-            write_all_results, self._prepared, journal, self._directory, rows=rows, disk=self._disk
+        judged = await asyncio.to_thread(
+            finish_run,
+            self._prepared,
+            journal,
+            self._directory,
+            rows=rows,
+            disk=self._disk,
+            mask=self._events.mask,
         )
-        counts = journal.counts()
-        if counts.failures.get("bad_request", 0) == rows:
-            words = await asyncio.to_thread(first_error, self._directory)
-            reasons = [f"every row was refused: {words}"]
-            code = ExitCode.REFUSED
-        else:
-            rule = success_rule(self._prepared.loaded)
-            reasons = judge_success(RowCounts(rows, counts.failed, counts.invalid, counts.empty), rule)
-            code = ExitCode.NOT_SUCCESS if reasons else ExitCode.OK
+        self._judged, self._progress.empty = judged, judged.empty
         # A run that a broken line had stopped knew its input only up to there.
-        self._save("finished", code, reasons, self._prepared.source.fingerprint())
-        return code, reasons
+        self._save("finished", judged.code, judged.reasons, self._prepared.source.fingerprint())
+        return judged.code, judged.reasons
 
     def _updated(
         self,
@@ -283,8 +280,9 @@ class Session:
             exit_code=None if code is None else int(code),
             reason=reason,
             price=self._price,
-            latency_ms=self._latencies,
+            judged={} if self._judged is None else self._judged.totals,
             input_fingerprint=input_fingerprint,
+            budget=None if self._purse is None else self._purse.budget,
         )
 
     def _save(
@@ -304,6 +302,7 @@ class Session:
             self._ledger,
             code=code,
             reasons=reasons,
+            judged=self._judged,
             error=error,
             elapsed_s=elapsed_s,
             job_name=self._prepared.loaded.job.name,

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -12,25 +13,30 @@ from batcher.config.model import Job, Limits, Provider
 from batcher.core.contracts import Caller
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
+from batcher.core.records import Usage
+from batcher.ledger.budget import Budget
 from batcher.ledger.price_list import find_price
 from batcher.ledger.prices import FREE, AnyPrice, cost_usd, price_from_job
+from batcher.ledger.worst_case import WorstCase
+from batcher.limits.adaptive import LIMIT_MAX, AdaptiveConcurrency
 from batcher.limits.breaker import Breaker
 from batcher.limits.concurrency import Permits
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import TokenBucket
+from batcher.providers.contact import Contact
 from batcher.providers.exchange import Exchange, make_exchange
-from batcher.providers.gated import GatedCaller, LimitSet
+from batcher.providers.gated import GatedCaller
+from batcher.providers.hedged import Hedge
 from batcher.providers.http import HttpCaller
+from batcher.providers.lessons import KeyLessons
 from batcher.providers.pool import Pool
 from batcher.providers.retrying import RetryingCaller, RetryPolicy
+from batcher.providers.room import LimitSet, Room, Wall
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.turnstile import Turnstile
 from batcher.providers.wire import ChatWire
-
-CONCURRENCY_AUTO = 50
-"""Calls in flight where the job leaves it open."""
 
 SPARE_WORKERS = (16, 1024)
 """Rows in hand beyond the calls in flight: half as many, within these bounds. They wait out backoffs."""
@@ -98,6 +104,15 @@ def price_of(provider: Provider, endpoint: Endpoint, *, at: datetime) -> AnyPric
     return find_price(endpoint.model, base_url=endpoint.base_url, at=at)
 
 
+def concurrency_of(job: Job, endpoint: Endpoint) -> int:
+    """The most calls that may ever be in flight, over all keys."""
+    per_key = _fixed_concurrency(job)
+    if per_key is None:
+        return min(endpoint.concurrency or LIMIT_MAX, LIMIT_MAX)
+    in_all = job.limits.concurrency
+    return min(in_all if isinstance(in_all, int) else per_key * len(endpoint.keys), per_key * len(endpoint.keys))
+
+
 def build_stack(
     job: Job,
     endpoint: Endpoint,
@@ -105,6 +120,8 @@ def build_stack(
     *,
     response_format: Mapping[str, Any] | None,
     price: AnyPrice | None,
+    budget: Budget | None,
+    is_first: bool,
     seed: int,
 ) -> Stack:
     """Connect a job to its provider.
@@ -115,53 +132,114 @@ def build_stack(
         tools: Shared by the run.
         response_format: What to send while the provider takes it.
         price: None where it is unknown.
+        budget: What the run may still spend, or None for no limit.
+        is_first: Whether no row of the run was answered before.
         seed: For jitter.
     """
-    provider = job.sole_provider
     chance = random.Random(seed)
-    per_key = _concurrency(job, endpoint)
-    in_all = _permits_in_all(job, endpoint, per_key)
-    turnstile = _turnstile(job, tools)
     wire = ChatWire(endpoint.model, job.params, response_format)
-    structured = StructuredSupport(has_format=wire.has_format)
-    shared = LimitSet(
-        Permits(in_all) if len(endpoint.keys) > 1 or in_all != per_key else None, *_rates(job.limits, tools)
+    in_all = job.limits.concurrency
+    common = _Common(
+        wire=wire,
+        structured=StructuredSupport(has_format=wire.has_format),
+        contact=Contact(endpoint.base_url, is_first=is_first),
+        turnstile=_turnstile(job, tools),
+        limits=LimitSet(Permits(in_all) if isinstance(in_all, int) else None, *_rates(job.limits, tools)),
+        estimator=TokenEstimator(),
+        wall=_wall(job, endpoint, wire, price, budget),
+        hedge=_hedge(job, price),
+        cost_usd=partial(cost_usd, price=price),
+        chance=chance,
     )
-    estimator = TokenEstimator()
-    caps = [job.params[name] for name in _OUTPUT_CAPS if isinstance(job.params.get(name), int)]
-
     exchanges, members = [], []
     for number, key in enumerate(endpoint.keys, start=1):
         exchange = make_exchange(job.client, base_url=endpoint.base_url, api_key=key, timeout_s=job.timeout_s)
         exchanges.append(exchange)
-        inner = HttpCaller(
-            exchange,
-            wire,
-            structured,
-            cost_usd=partial(cost_usd, price=price),
-            provider=provider.name,
-            clock=tools.clock,
-            mask=tools.mask,
-            secrets=[key] if key is not None and len(key) >= SECRET_LENGTH_MIN else (),
-        )
-        gate = GatedCaller(
-            inner,
-            name=_key_name(provider.name, number, len(endpoint.keys)),
-            limits=(shared, LimitSet(Permits(per_key), *_rates(provider.limits, tools))),
-            pause=Pause(chance),
-            turnstile=turnstile,
-            estimator=estimator,
-            output_max=caps[0] if caps else None,
-            clock=tools.clock,
-            progress=tools.progress,
-            flight=tools.flight,
-        )
-        members.append(gate)
+        name = _key_name(job.sole_provider.name, number, len(endpoint.keys))
+        members.append(_gate(job, endpoint, tools, common, exchange=exchange, key=key, name=name))
     policy = RetryPolicy(tries_max=job.retry.attempts, wait_min_s=job.retry.min_wait_s, wait_max_s=job.retry.max_wait_s)
     caller = RetryingCaller(
-        Pool(members, tell=tools.tell), policy, clock=tools.clock, chance=chance, progress=tools.progress
+        Pool(members, clock=tools.clock, progress=tools.progress, tell=tools.tell),
+        policy,
+        clock=tools.clock,
+        chance=chance,
+        progress=tools.progress,
     )
-    return Stack(caller, tuple(exchanges), min(in_all, per_key * len(endpoint.keys)), price)
+    return Stack(caller, tuple(exchanges), concurrency_of(job, endpoint), price)
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the keys of a provider share."""
+
+    wire: ChatWire
+    structured: StructuredSupport
+    contact: Contact
+    turnstile: Turnstile
+    limits: LimitSet
+    estimator: TokenEstimator
+    wall: Wall | None
+    hedge: Hedge | None
+    cost_usd: Callable[[Usage | None], Decimal | None]
+    chance: random.Random
+
+
+def _gate(
+    job: Job, endpoint: Endpoint, tools: Tools, common: _Common, *, exchange: Exchange, key: str | None, name: str
+) -> GatedCaller:
+    """One key, behind its limits."""
+    provider = job.sole_provider
+    adaptive: AdaptiveConcurrency | None = None
+    fixed = _fixed_concurrency(job)
+    if fixed is None:
+        adaptive = AdaptiveConcurrency(limit_max=endpoint.concurrency or LIMIT_MAX)
+        permits = Permits(adaptive.limit)
+    else:
+        permits = Permits(fixed)
+    caps = [job.params[cap] for cap in _OUTPUT_CAPS if isinstance(job.params.get(cap), int)]
+    room = Room(
+        (common.limits, LimitSet(permits, *_rates(provider.limits, tools))),
+        estimator=common.estimator,
+        output_max=caps[0] if caps else None,
+        wall=common.wall,
+        clock=tools.clock,
+        progress=tools.progress,
+    )
+    pause = Pause(common.chance)
+    named = (job.limits, provider.limits)
+    lessons = KeyLessons(
+        room,
+        pause,
+        concurrency=adaptive,
+        permits=permits,
+        learns_requests=all(limits.requests_per_minute is None for limits in named),
+        learns_tokens=all(limits.tokens_per_minute is None for limits in named),
+        clock=tools.clock,
+    )
+    inner = HttpCaller(
+        exchange,
+        common.wire,
+        common.structured,
+        cost_usd=common.cost_usd,
+        provider=provider.name,
+        clock=tools.clock,
+        mask=tools.mask,
+        secrets=[key] if key is not None and len(key) >= SECRET_LENGTH_MIN else (),
+        contact=common.contact,
+        on_headers=lessons.heard,
+    )
+    return GatedCaller(
+        inner,
+        name=name,
+        room=room,
+        pause=pause,
+        turnstile=common.turnstile,
+        clock=tools.clock,
+        progress=tools.progress,
+        flight=tools.flight,
+        lessons=lessons,
+        hedge=common.hedge,
+    )
 
 
 def _turnstile(job: Job, tools: Tools) -> Turnstile:
@@ -176,19 +254,26 @@ def _turnstile(job: Job, tools: Tools) -> Turnstile:
     )
 
 
-def _concurrency(job: Job, endpoint: Endpoint) -> int:
-    """Calls in flight for each key: what its provider says, else what the job has in all, else the default."""
+def _hedge(job: Job, price: AnyPrice | None) -> Hedge | None:
+    rule = job.retry.hedge
+    if rule is None:
+        return None
+    return Hedge(after=int(rule.after[1:]) / 100.0, max_extra=float(rule.max_extra), is_free=price is FREE)
+
+
+def _wall(job: Job, endpoint: Endpoint, wire: ChatWire, price: AnyPrice | None, budget: Budget | None) -> Wall | None:
+    if budget is None or price is None:
+        return None
+    overhead_bytes = len(wire.body(b"", with_format=True))
+    return Wall(budget, WorstCase.of_job(price, model=endpoint.model, params=job.params, overhead_bytes=overhead_bytes))
+
+
+def _fixed_concurrency(job: Job) -> int | None:
+    """Calls in flight for each key: what its provider says, else what the job has in all; None is `auto`."""
     for concurrency in (job.sole_provider.limits.concurrency, job.limits.concurrency):
         if isinstance(concurrency, int):
             return concurrency
-    return endpoint.concurrency or CONCURRENCY_AUTO
-
-
-def _permits_in_all(job: Job, endpoint: Endpoint, per_key: int) -> int:
-    """The job's own concurrency; without one, as much as its keys have together."""
-    if isinstance(job.limits.concurrency, int):
-        return job.limits.concurrency
-    return per_key * len(endpoint.keys)
+    return None
 
 
 def _rates(limits: Limits, tools: Tools) -> tuple[RequestRate | None, TokenBucket | None]:

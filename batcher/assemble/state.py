@@ -5,12 +5,14 @@ import platform
 import socket
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import msgspec
 
 from batcher import __version__
 from batcher.assemble.prepare import Prepared
 from batcher.core.progress import Progress
+from batcher.ledger.budget import Budget
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.prices import AnyPrice
 from batcher.runs.runfile import RunFile, RunState, utc
@@ -52,10 +54,14 @@ def updated_run_file(
     exit_code: int | None = None,
     reason: str | None = None,
     price: AnyPrice | None = None,
-    latency_ms: Mapping[str, Mapping[str, float]] | None = None,
+    judged: Mapping[str, Any] | None = None,
     input_fingerprint: InputFingerprint | None = None,
+    budget: Budget | None = None,
 ) -> RunFile:
-    """The state now: counts and sums of the whole run, earlier processes included."""
+    """The state now: counts and sums of the whole run, earlier processes included.
+
+    `judged` are the totals that are known once the results are written; see `verdict.Judged`.
+    """
     booked = ledger.to_json()
     fingerprints = dict(run.fingerprints)
     if input_fingerprint is not None:
@@ -72,9 +78,12 @@ def updated_run_file(
             **booked["total"],
             "failures": dict(progress.failures),
             "price": None if price is None else price.to_json(),
-            "latency_ms": None if latency_ms is None else dict(latency_ms),
+            "latency_ms": None,
+            **(judged or {}),
         },
         ledger=booked["accounts"],
+        # A run whose job has no budget any more keeps what it knew: one may be set again.
+        budget=run.budget if budget is None else budget.state.to_json(),
         fingerprints=fingerprints,
     )
 

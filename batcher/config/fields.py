@@ -16,15 +16,12 @@ from batcher.config.tree import Node, Path, dotted, shorten
 from batcher.errors import JobError
 
 NOT_YET = {
-    ("budget",),
     ("cache",),
     ("routing",),
     ("notify",),
     ("answer", "schema"),
     ("input", "chunk"),
     ("input", "incremental"),
-    ("success", "label_drift"),
-    ("success", "gold"),
 }
 """Fields of the job-file contract that this version does not have."""
 

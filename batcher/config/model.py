@@ -5,11 +5,13 @@ check a field alone; what concerns two fields, or the input's files, is in `chec
 seconds here (`timeout_s`) and written as people write them in the file (`timeout: 60s`).
 """
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from batcher.config.values import (
+    Cap,
     Concurrency,
     Count,
     Dollars,
@@ -29,6 +31,7 @@ from batcher.config.values import (
     TrimmedLine,
     Url,
     Words,
+    fault,
     parse_duration,
     parse_share,
 )
@@ -44,6 +47,12 @@ def _seconds(default: str, name: str, description: str) -> Any:
 
 def _share(default: str, description: str) -> Any:
     return Field(default=parse_share(default), description=description, json_schema_extra={"default": default})
+
+
+def _from_one_percent(share: Decimal) -> Decimal:
+    if share < Decimal("0.01"):
+        raise fault(f"is {format((share * 100).normalize(), 'f')} %; write a share from 1% to 100%")
+    return share
 
 
 class Section(BaseModel):
@@ -124,7 +133,7 @@ class Limits(Section):
     """How fast to ask; no rate means no limit."""
 
     concurrency: Concurrency = Field(
-        default="auto", description="Calls in flight at once; `auto` is 50, or what a local model answers side by side."
+        default="auto", description="Calls in flight at once; `auto` finds what serves best, from 8 up to 1,024 a key."
     )
     requests_per_minute: Count | None = Field(default=None, description="Calls begun in any minute.", examples=[3000])
     tokens_per_minute: Count | None = Field(
@@ -166,20 +175,56 @@ class Provider(Section):
     )
 
 
+class Hedge(Section):
+    """A second copy of the slowest calls; whichever answers first counts, and the other may be billed too."""
+
+    after: Literal["p50", "p75", "p90", "p95", "p99"] = Field(
+        default="p95", description="Slower than this share of the latest calls, a call gets a copy."
+    )
+    max_extra: Share = _share("2%", "Copies sent, as a share of all calls.")
+
+
 class Retry(Section):
     """How a failed call is tried again: waits that double, with jitter."""
 
     attempts: Tries = Field(default=5, description="Calls for one row at most; waits for 429 do not count.")
     min_wait_s: Seconds = _seconds("1s", "min_wait", "The first wait; `max_wait` where that is shorter.")
     max_wait_s: Seconds = _seconds("60s", "max_wait", "The longest wait.")
+    hedge: Hedge | None = Field(
+        default=None,
+        description="Send a second copy of the slowest calls; without it, none.",
+        examples=[{"after": "p95", "max_extra": "2%"}],
+    )
 
 
 class CircuitBreaker(Section):
     """When a provider counts as down, and for how long to wait for it."""
 
-    failure_threshold: Count = Field(default=5, description="Failures in a row after which calls are held back.")
+    failure_threshold: Count = Field(
+        default=5,
+        description="Failures after which calls are held back, at a provider that hardly ever fails; more where failures are usual.",
+    )
     recovery_time_s: Seconds = _seconds("60s", "recovery_time", "Wait before one call probes whether it is back.")
     max_outage_s: Seconds = _seconds("30m", "max_outage", "Down for longer than this, the run stops, resumable.")
+
+
+class Budget(Section):
+    """What a run may cost in all; without this section, there is no limit."""
+
+    usd: Cap = Field(
+        description="US dollars that the run never spends more than, resumed or not; it stops before, resumable.",
+        examples=[10],
+    )
+
+
+class Gold(Section):
+    """Rows with a known right answer, and how many of them must be right."""
+
+    column: Line = Field(
+        description="Input column that holds the right answer, empty where it is not known; never part of a prompt.",
+        examples=["truth"],
+    )
+    min_accuracy: Share = _share("90%", "The least share of them that must be right.")
 
 
 class Success(Section):
@@ -187,7 +232,20 @@ class Success(Section):
 
     failed: Share = _share("1%", "Rows that failed.")
     invalid: Share = _share("5%", "Rows whose answer is not valid.")
-    empty: Share = _share("5%", "Rows whose answer is empty.")
+    empty: Share = _share("5%", "Rows whose answer is empty, or nothing that can be seen; 100% where that is right.")
+    same: Annotated[Share, AfterValidator(_from_one_percent)] = _share(
+        "50%", "Without labels: the ok rows that may have one and the same answer; 100% allows all."
+    )
+    label_drift: Share | None = Field(
+        default=None,
+        description="With labels: how far their shares may be from those of the last good run, from 0 to 1.",
+        examples=[0.2],
+    )
+    gold: Gold | None = Field(
+        default=None,
+        description="Rows whose right answer the input knows.",
+        examples=[{"column": "truth", "min_accuracy": 0.9}],
+    )
 
 
 class Output(Section):
@@ -234,6 +292,7 @@ class Job(Section):
     )
     retry: Retry = Field(default=Retry(), description="How a failed call is tried again.")
     circuit_breaker: CircuitBreaker = Field(default=CircuitBreaker(), description="When a provider counts as down.")
+    budget: Budget | None = Field(default=None, description="What the run may cost.")
     success: Success = Field(default=Success(), description="When a finished run counts as a success.")
     output: Output = Field(default=Output(), description="Where the results go, and as what.")
 

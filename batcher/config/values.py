@@ -135,6 +135,12 @@ def _dollars(value: Any) -> Decimal:
     return Decimal(repr(value))
 
 
+def _cap(value: Any) -> Decimal:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _CAP_USD_MAX:
+        raise fault(f"{found(value)}; write US dollars above 0, at most {_CAP_USD_MAX}, like 10 or 0.50")
+    return Decimal(repr(value))
+
+
 # --- text ----------------------------------------------------------------------------------------
 
 
@@ -174,6 +180,8 @@ def _name(value: Any) -> str:
     name = _trimmed_line(value)
     if "/" in name or "\\" in name:
         raise fault(f"{found(name)}; it names a directory, so write it without slashes")
+    if not name.isprintable():
+        raise fault("holds a character that cannot be seen or turns the text; it names a directory, so remove it")
     if name[0] in ".-":
         raise fault(f"{found(name)}; it names a directory, so begin it with a letter or digit")
     if len(name.encode()) > NAME_BYTES_MAX:
@@ -249,6 +257,7 @@ DURATION_PATTERN = rf"^([0-9]+(\.[0-9]+)? ?(ms|s|m|h|d){_OR_VARIABLE})$"
 SHARE_PATTERN = rf"^([0-9]+(\.[0-9]+)? ?%{_OR_VARIABLE})$"
 URL_PATTERN = rf"^(https?://.+{_OR_VARIABLE})$"
 CONCURRENCY_MAX = 100_000
+_CAP_USD_MAX = 10**9
 _COUNT_MAX = 10**15
 
 
@@ -276,6 +285,12 @@ Positive = Annotated[
 ]
 Dollars = Annotated[
     Decimal, BeforeValidator(_dollars), WithJsonSchema({"type": "number", "minimum": 0}), Words("dollars")
+]
+Cap = Annotated[
+    Decimal,
+    BeforeValidator(_cap),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": _CAP_USD_MAX}),
+    Words("dollars above 0"),
 ]
 Seconds = Annotated[
     float,

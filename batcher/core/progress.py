@@ -11,7 +11,7 @@ from typing import Literal
 
 from batcher.core.records import Outcome
 
-WaitReason = Literal["breaker", "retry_after", "rate_limit", "concurrency", "backoff", "disk"]
+WaitReason = Literal["breaker", "retry_after", "rate_limit", "concurrency", "budget", "backoff", "disk"]
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ _WAIT_WORDS: dict[WaitReason, str] = {
     "retry_after": "for Retry-After",
     "rate_limit": "for the rate limit",
     "concurrency": "for a free slot",
+    "budget": "for room in the budget",
     "backoff": "to try again",
     "disk": "for the disk",
 }

@@ -1,46 +1,58 @@
-"""What one call passes before it is sent: breaker, pause, concurrency, requests and tokens per minute.
+"""What one call passes before it is sent: budget, breaker, pause, concurrency, requests and tokens per minute.
 
-One gate for each key of a provider. It waits, and nothing it waits for is decided here: the breaker,
-the pause and the buckets decide. What came of the call is told to each of them: usage settles the token
-estimate, a 429 pauses the key for all its rows, and a failure that speaks of the provider counts at the
-breaker, which says whether it counts against the row too.
+One gate for each key of a provider. It waits, and nothing it waits for is decided here: the budget, the
+breaker, the pause and the buckets decide. What came of the call is told to each of them: usage settles
+what was reserved, a 429 pauses the key for all its rows, and a failure that speaks of the provider counts
+at the breaker, which says whether it counts against the row too.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
 
 from batcher.clock import Clock
 from batcher.core.contracts import Caller, CallError
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
-from batcher.core.records import Reply, Request, Spend
-from batcher.errors import FailureKind, StoppedError
+from batcher.core.records import NOTHING_SPENT, Reply, Request, Spend
+from batcher.errors import StoppedError
 from batcher.limits.breaker import Pass
-from batcher.limits.concurrency import Permits
-from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
-from batcher.limits.rate import RequestRate
-from batcher.limits.tokens import Reservation, TokenBucket
+from batcher.providers.lessons import KeyLessons
 from batcher.providers.retrying import RETRYABLE
+from batcher.providers.room import COUNTED, Room, Taken
 from batcher.providers.turnstile import Turnstile
 
-COUNTED: frozenset[FailureKind] = frozenset({"server", "connection", "timeout", "bad_response"})
-"""Kinds that speak about the provider; the others show that it is up."""
+MOVES_AFTER_S = 1.0
+"""A row leaves a key that rests so much longer than another."""
+
+CANARY = b'[{"role":"user","content":"Say OK."}]'
+"""Asked where nothing but rows that failed is left: it tells whether they are at fault, or the provider."""
+
+Send = Callable[[], Awaitable[Reply]]
 
 
-@dataclass(frozen=True, slots=True)
-class LimitSet:
-    """Limits that hold together: a key's own, or the job's over all keys. None is no limit."""
-
-    permits: Permits | None = None
-    requests: RequestRate | None = None
-    tokens: TokenBucket | None = None
+class KeyRestsError(Exception):
+    """This key rests for long and another does not: the row should go there. Never leaves the pool."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class Hedge(Protocol):
+    """Races a second copy of a slow call; see `hedged.py`."""
+
+    async def race(self, first: Send, second: Callable[[], Send | None]) -> Reply:
+        """The reply of whichever answers first."""
+        ...
+
+    def took(self, latency_s: float) -> None:
+        """A call was answered after so long."""
+        ...
+
+
+class _Entry(msgspec.Struct, frozen=True):
     ticket: Pass
-    reservations: Sequence[Reservation]
+    taken: Taken
 
 
 class GatedCaller:
@@ -49,11 +61,11 @@ class GatedCaller:
     Args:
         inner: Makes the call.
         name: The key without the key, for messages.
-        limits: Passed in this order; the job's before the key's own.
+        room: What a call takes up while it is made.
         pause: Until when this key rests.
         turnstile: The provider's breaker.
-        estimator: What a request will use in tokens; shared by the provider's keys.
-        output_max: The job's own cap on output tokens, or None.
+        lessons: Learns from this key's calls, or None where there is nothing to learn.
+        hedge: Sends a second copy of the slowest calls, or None.
     """
 
     def __init__(
@@ -61,27 +73,26 @@ class GatedCaller:
         inner: Caller,
         *,
         name: str,
-        limits: Sequence[LimitSet],
+        room: Room,
         pause: Pause,
         turnstile: Turnstile,
-        estimator: TokenEstimator,
-        output_max: int | None,
         clock: Clock,
         progress: Progress,
         flight: Flight,
+        lessons: KeyLessons | None = None,
+        hedge: Hedge | None = None,
     ) -> None:
         self._inner = inner
         self._name = name
-        self._permits = [limit.permits for limit in limits if limit.permits is not None]
-        self._requests = [limit.requests for limit in limits if limit.requests is not None]
-        self._tokens = [limit.tokens for limit in limits if limit.tokens is not None]
+        self._room = room
         self._pause = pause
         self._turnstile = turnstile
-        self._estimator = estimator
-        self._output_max = output_max
         self._clock = clock
         self._progress = progress
         self._flight = flight
+        self._lessons = lessons
+        self._hedge = hedge
+        self._rest_elsewhere_s: Callable[[], float] = lambda: math.inf
 
     @property
     def name(self) -> str:
@@ -91,145 +102,158 @@ class GatedCaller:
     @property
     def load(self) -> float:
         """See `pool.Member`; a second of rest weighs as much as a full room: none waits for a key that rests long."""
-        rest_s = self._pause.remaining_s(self._clock.monotonic())
-        return rest_s + sum((permits.in_use + permits.waiting) / permits.permits_max for permits in self._permits)
+        return self.rest_s + self._room.load
+
+    @property
+    def rest_s(self) -> float:
+        """See `pool.Member`."""
+        return self._pause.remaining_s(self._clock.monotonic())
+
+    def share_with(self, rest_elsewhere_s: Callable[[], float]) -> None:
+        """See `pool.Member`."""
+        self._rest_elsewhere_s = rest_elsewhere_s
 
     async def call(self, request: Request) -> Reply:
-        """See `Caller`."""
-        entry = await self._enter(request)
-        started_s = self._clock.monotonic()
-        self._progress.in_flight += 1
+        """See `Caller`.
+
+        Raises:
+            KeyRestsError: The row should go to another key.
+            BudgetError: The call could pass the budget.
+        """
+        entry = self._try_enter(request) or await self._enter(request)
         try:
-            reply = await self._inner.call(request)
+            if self._hedge is None:
+                return await self._send(request, entry)
+            return await self._hedge.race(lambda: self._send(request, entry), lambda: self._second(request))
         except CallError as error:
-            self._failed(error, entry, request, started_s)
             self._flight.leave()
             if error.kind in RETRYABLE:
                 # Nobody waits out a backoff for a call that would not be sent.
                 self._go_on_or_stop()
             raise
+
+    async def _send(self, request: Request, entry: _Entry) -> Reply:
+        """One exchange, with all that was taken for it settled at its end."""
+        started_s = self._clock.monotonic()
+        self._progress.in_flight += 1
+        if self._lessons is not None:
+            self._lessons.sent()
+        try:
+            reply = await self._inner.call(request)
+        except CallError as error:
+            self._failed(error, entry, request, started_s)
+            if self._turnstile.wants_canary(request.row):
+                error.spend = error.spend + await self._ask_canary()
+            raise
         except BaseException:
-            # Cancelled on the wire: it may have been served, so the tokens stay booked.
-            for reservation in entry.reservations:
-                reservation.keep()
+            self._room.keep(entry.taken)
             self._turnstile.breaker.abandon(entry.ticket)
+            if self._lessons is not None:
+                self._lessons.left()
             raise
         finally:
             self._progress.in_flight -= 1
-            self._release()
+            self._room.release()
         self._succeeded(reply.spend, entry, request, started_s)
         return reply
+
+    def _try_enter(self, request: Request) -> _Entry | None:
+        """Enter at once if nothing stands in the way: the common case, without a wait."""
+        now_s = self._clock.monotonic()
+        breaker = self._turnstile.breaker
+        if self._flight.is_closed or breaker.is_open or self._pause.remaining_s(now_s) > 0:
+            return None
+        taken = self._room.try_take(request)
+        if taken is None:
+            return None
+        ticket = breaker.enter(now_s)
+        assert ticket is not None  # a closed breaker lets everyone through
+        self._flight.board()
+        return _Entry(ticket, taken)
 
     async def _enter(self, request: Request) -> _Entry:
         """Wait until everything lets this call through at the same time."""
         while True:
             self._go_on_or_stop()
             await self._rest()
-            is_candidate = await self._turnstile.wait()
-            has_permits = False
-            reservations: list[Reservation] = []
-            try:
-                await self._acquire()
-                has_permits = True
-                # What was open a while ago may be shut now; do not spend rate on it.
+            is_candidate = await self._turnstile.wait(request.row)
+            entry = await self._pass(request, is_candidate=is_candidate)
+            if entry is not None:
+                return entry
+
+    async def _pass(self, request: Request, *, is_candidate: bool) -> _Entry | None:
+        """Take permits, budget and rates; None, and nothing taken, where something was shut meanwhile."""
+        taken = Taken([])
+        has_permits = False
+        ticket: Pass | None = None
+        try:
+            await self._room.acquire()
+            has_permits = True
+            # What was open a while ago may be shut now; do not spend rate on it.
+            if not self._is_shut(is_candidate=is_candidate):
+                # After the permits, so that only as many calls as may be in flight hold money.
+                await self._room.reserve(request, taken)
+                await self._room.take_rates(request, taken)
                 if not self._is_shut(is_candidate=is_candidate):
-                    await self._take_rates(request, reservations)
-                    if not self._is_shut(is_candidate=is_candidate):
-                        ticket = self._turnstile.enter(self._clock.monotonic(), is_candidate=is_candidate)
-                        is_candidate = False
-                        if ticket is not None:
-                            self._board(ticket)
-                            entry = _Entry(ticket, reservations)
-                            has_permits, reservations = False, []
-                            return entry
-            finally:
+                    entered = self._turnstile.enter(self._clock.monotonic(), is_candidate=is_candidate)
+                    is_candidate = False
+                    if entered is not None:
+                        self._board(entered)
+                        ticket = entered
+            return None if ticket is None else _Entry(ticket, taken)
+        finally:
+            if ticket is None:
                 if has_permits:
-                    self._release()
-                for reservation in reservations:
-                    reservation.cancel()
-                if is_candidate:
-                    self._turnstile.step_back()
+                    self._room.release()
+                taken.cancel()
+            if is_candidate:
+                self._turnstile.step_back()
+
+    def _second(self, request: Request) -> Send | None:
+        """A second copy of a call that takes long, if everything lets it through at this moment."""
+        entry = self._try_enter(request)
+        return None if entry is None else lambda: self._send(request, entry)
+
+    async def _rest(self) -> None:
+        """Wait out this key's pause, or say that another key is the better place.
+
+        Raises:
+            KeyRestsError: Another key rests a good deal shorter.
+        """
+        while (rest_s := self.rest_s) > 0:
+            elsewhere_s = self._rest_elsewhere_s()
+            if rest_s > elsewhere_s + MOVES_AFTER_S:
+                raise KeyRestsError
+            self._progress.wait_begin("retry_after", self._clock.monotonic())
+            try:
+                # Looks again when the other key is ready: its rest may have been the longer one when this began.
+                await self._clock.sleep(min(rest_s, max(elsewhere_s, MOVES_AFTER_S)))
+            finally:
+                self._progress.wait_end("retry_after")
 
     def _go_on_or_stop(self) -> None:
         if self._flight.is_closed:
             raise StoppedError("the run is stopping")
 
     def _is_shut(self, *, is_candidate: bool) -> bool:
-        if self._pause.remaining_s(self._clock.monotonic()) > 0:
-            return True
-        return self._turnstile.breaker.is_open and not is_candidate
+        return self.rest_s > 0 or (self._turnstile.breaker.is_open and not is_candidate)
 
     def _board(self, ticket: Pass) -> None:
         try:
             self._flight.board()
-        except BaseException:
+        except StoppedError:
             self._turnstile.breaker.abandon(ticket)
             raise
 
-    async def _rest(self) -> None:
-        """Wait out the pause of this key."""
-        while (remaining_s := self._pause.remaining_s(self._clock.monotonic())) > 0:
-            self._progress.wait_begin("retry_after", self._clock.monotonic())
-            try:
-                await self._clock.sleep(remaining_s)
-            finally:
-                self._progress.wait_end("retry_after")
-
-    async def _acquire(self) -> None:
-        acquired: list[Permits] = []
-        try:
-            for permits in self._permits:
-                if not permits.try_acquire():
-                    self._progress.wait_begin("concurrency", self._clock.monotonic())
-                    try:
-                        await permits.acquire()
-                    finally:
-                        self._progress.wait_end("concurrency")
-                acquired.append(permits)
-        except BaseException:
-            for permits in acquired:
-                permits.release()
-            raise
-
-    def _release(self) -> None:
-        for permits in self._permits:
-            permits.release()
-
-    async def _take_rates(self, request: Request, reservations: list[Reservation]) -> None:
-        for requests in self._requests:
-            if not requests.try_acquire():
-                self._progress.wait_begin("rate_limit", self._clock.monotonic())
-                try:
-                    await requests.acquire()
-                finally:
-                    self._progress.wait_end("rate_limit")
-        if not self._tokens:
-            return
-        estimate = self._estimator.estimate(len(request.messages), self._output_max)
-        for tokens in self._tokens:
-            reservation = tokens.try_reserve(estimate)
-            if reservation is None:
-                self._progress.wait_begin("rate_limit", self._clock.monotonic())
-                try:
-                    reservation = await tokens.reserve(estimate)
-                finally:
-                    self._progress.wait_end("rate_limit")
-            reservations.append(reservation)
-
     def _succeeded(self, spend: Spend, entry: _Entry, request: Request, started_s: float) -> None:
-        self._turnstile.breaker.record_success(entry.ticket, request.row, self._clock.monotonic())
+        now_s = self._clock.monotonic()
+        self._turnstile.breaker.record_success(entry.ticket, request.row, now_s)
         self._pause.succeeded(started=started_s)
-        if self._tokens:
-            self._settle(spend, entry, request)
-
-    def _settle(self, spend: Spend, entry: _Entry, request: Request) -> None:
-        usage = spend.usage
-        self._estimator.learn(len(request.messages), usage, self._output_max)
-        for reservation in entry.reservations:
-            if usage is None:
-                reservation.keep()
-            else:
-                reservation.settle(usage.input + usage.output)
+        self._room.settle(entry.taken, request, spend)
+        if self._lessons is not None:
+            self._lessons.succeeded(started_s, now_s)
+        if self._hedge is not None:
+            self._hedge.took(now_s - started_s)
 
     def _failed(self, error: CallError, entry: _Entry, request: Request, started_s: float) -> None:
         now_s, breaker = self._clock.monotonic(), self._turnstile.breaker
@@ -240,13 +264,40 @@ class GatedCaller:
             # A crash on the format, or an illness: the next call, without the format, tells the breaker which.
             breaker.abandon(entry.ticket)
         elif error.kind in COUNTED:
-            counts = breaker.record_failure(entry.ticket, request.row, reached=error.reached, now=now_s)
+            counts = breaker.record_failure(
+                entry.ticket,
+                request.row,
+                reached=error.reached,
+                now=now_s,
+                why=error.message if error.status is None else f"HTTP {error.status}",
+            )
             error.costs_try = error.costs_try and counts
         else:
             breaker.record_success(entry.ticket, request.row, now_s)
-        if error.spend.usage is not None or error.kind in COUNTED:
-            # A call that failed half-way may have been counted by the provider; its estimate stays booked.
-            self._settle(error.spend, entry, request)
-        else:
-            for reservation in entry.reservations:
-                reservation.cancel()
+        self._room.settle_failure(entry.taken, request, error)
+        if self._lessons is not None:
+            self._lessons.failed(error, started_s, now_s)
+
+    async def _ask_canary(self) -> Spend:
+        """Ask something that any healthy provider answers, within the limits; what it used is the row's to pay."""
+        canary = Request(row=-1, messages=CANARY)
+        is_up = False
+        try:
+            taken = self._room.try_take(canary, with_permits=False)
+            if taken is None:
+                return NOTHING_SPENT
+            try:
+                spend = (await self._inner.call(canary)).spend
+            except CallError as error:
+                # A 429 proves nothing about what is behind the gateway.
+                is_up = error.kind not in COUNTED and error.kind != "rate_limited"
+                self._room.settle_failure(taken, canary, error)
+                return error.spend
+            except BaseException:
+                self._room.keep(taken)
+                raise
+            is_up = True
+            self._room.settle(taken, canary, spend)
+            return spend
+        finally:
+            self._turnstile.record_canary(is_up=is_up)

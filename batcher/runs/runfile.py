@@ -45,6 +45,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
     totals: dict[str, Any] = {}
     ledger: list[dict[str, Any]] = []
+    budget: dict[str, str] | None = None
     versions: dict[str, str] = {}
     fingerprints: dict[str, Any] = {}
     variables: dict[str, str] = {}

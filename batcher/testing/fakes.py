@@ -7,6 +7,7 @@ a reply, an error, or a gate that the test opens.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
@@ -97,6 +98,7 @@ class FakeCaller:
         flight: Boarded by each call and left by one that fails, as the gate does; None where a gate is around it.
         name: For a pool.
         load: For a pool.
+        rest_s: For a pool.
     """
 
     def __init__(
@@ -107,14 +109,20 @@ class FakeCaller:
         flight: Flight | None = None,
         name: str = "fake",
         load: float = 0.0,
+        rest_s: float = 0.0,
     ) -> None:
         self._script = list(script)
         self._rows = {row: list(steps) for row, steps in (rows or {}).items()}
         self._flight = flight
-        self.name, self.load = name, load
+        self.name, self.load, self.rest_s = name, load, rest_s
+        self.rest_elsewhere_s: Callable[[], float] = lambda: math.inf
         self.requests: list[Request] = []
         self.in_flight = 0
         self.in_flight_max = 0
+
+    def share_with(self, rest_elsewhere_s: Callable[[], float]) -> None:
+        """See `pool.Member`."""
+        self.rest_elsewhere_s = rest_elsewhere_s
 
     async def call(self, request: Request) -> Reply:
         """See `Caller`."""

@@ -17,10 +17,12 @@ from batcher.limits.concurrency import Permits
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.tokens import TokenBucket
-from batcher.providers.gated import GatedCaller, LimitSet
+from batcher.providers.exchange import Answered
+from batcher.providers.gated import GatedCaller
 from batcher.providers.http import HttpCaller
 from batcher.providers.pool import Pool
 from batcher.providers.retrying import RetryingCaller, RetryPolicy
+from batcher.providers.room import LimitSet, Room
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.turnstile import Turnstile
 from batcher.providers.wire import ChatWire
@@ -82,7 +84,8 @@ class TestRetryingCaller(CallerSuite):
 
 class TestPool(CallerSuite):
     def make(self, steps: Sequence[Any]) -> Caller:
-        return Pool([FakeCaller(steps), FakeCaller(steps, load=1.0)], tell=lambda said: None)
+        members = [FakeCaller(steps), FakeCaller(steps, load=1.0)]
+        return Pool(members, clock=ManualClock(), progress=Progress(), tell=lambda said: None)
 
 
 class TestGatedCaller(CallerSuite):
@@ -91,13 +94,18 @@ class TestGatedCaller(CallerSuite):
         return GatedCaller(
             FakeCaller(steps),
             name="p",
-            limits=(LimitSet(Permits(3)), LimitSet(Permits(2), None, TokenBucket(60_000_000, clock))),
+            room=Room(
+                (LimitSet(Permits(3)), LimitSet(Permits(2), None, TokenBucket(60_000_000, clock))),
+                estimator=TokenEstimator(),
+                output_max=None,
+                wall=None,
+                clock=clock,
+                progress=progress,
+            ),
             pause=Pause(random.Random(1)),
             turnstile=Turnstile(
                 Breaker(), name="p", max_outage_s=60, clock=clock, progress=progress, tell=lambda said: None
             ),
-            estimator=TokenEstimator(),
-            output_max=None,
             clock=clock,
             progress=progress,
             flight=Flight(),
@@ -111,14 +119,14 @@ class ScriptedExchange:
         self._caller = FakeCaller(steps)
         self.bodies: list[bytes] = []
 
-    async def post(self, body: bytes) -> bytes:
+    async def post(self, body: bytes) -> Answered:
         self.bodies.append(body)
         try:
             given = await self._caller.call(request())
         except CallError:
             response = httpx2.Response(413, request=httpx2.Request("POST", "http://x"))
             raise openai.APIStatusError("x", response=response, body=None) from None
-        return b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode()
+        return Answered(b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode(), {})
 
     async def close(self) -> None: ...
 
@@ -148,11 +156,11 @@ class Bodies:
         self._steps = list(steps)
         self.sent: list[bytes] = []
 
-    async def post(self, body: bytes) -> bytes:
+    async def post(self, body: bytes) -> Answered:
         self.sent.append(body)
         step = self._steps.pop(0)
         if isinstance(step, bytes):
-            return step
+            return Answered(step, {})
         response = httpx2.Response(step[0], request=httpx2.Request("POST", "http://x"))
         raise openai.APIStatusError(step[1], response=response, body={"message": step[1]})
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from batcher.assemble.stack import CONCURRENCY_AUTO, Stack, Tools, build_stack, endpoint_of
+from batcher.assemble.stack import LIMIT_MAX, Stack, Tools, build_stack, endpoint_of
 from batcher.config.load import load_job
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
@@ -18,7 +18,9 @@ async def stack_of(tmp_path: Path, more: str) -> Stack:
     path.write_text(JOB + more, encoding="utf-8")
     job = load_job(path, environ={"A": "key-a-0123456789", "B": "key-b-0123456789"}).job
     tools = Tools(ManualClock(), Progress(), Flight(), lambda text: text, lambda _: None)
-    stack = build_stack(job, endpoint_of(job.sole_provider, job), tools, response_format=None, price=None, seed=1)
+    stack = build_stack(
+        job, endpoint_of(job.sole_provider, job), tools, response_format=None, price=None, budget=None, is_first=True, seed=1
+    )
     await stack.close()
     return stack
 
@@ -30,8 +32,8 @@ TWO_KEYS = 'base_url: "http://127.0.0.1:1/v1", api_key: ["${A}", "${B}"]'
 @pytest.mark.parametrize(
     ("more", "in_flight"),
     [
-        (f"provider: {{{ONE_KEY}}}\n", CONCURRENCY_AUTO),
-        (f"provider: {{{TWO_KEYS}}}\n", 2 * CONCURRENCY_AUTO),
+        (f"provider: {{{ONE_KEY}}}\n", LIMIT_MAX),
+        (f"provider: {{{TWO_KEYS}}}\n", LIMIT_MAX),
         (f"provider: {{{ONE_KEY}}}\nlimits: {{concurrency: 200}}\n", 200),
         (f"provider: {{{TWO_KEYS}}}\nlimits: {{concurrency: 200}}\n", 200),
         (f"provider: {{{ONE_KEY}, limits: {{concurrency: 7}}}}\n", 7),

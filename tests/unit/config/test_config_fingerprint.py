@@ -65,6 +65,7 @@ def test_what_is_asked_is_in_the_fingerprint(option: str, change: str, tmp_path:
         "retry.attempts=9",
         "circuit_breaker.failure_threshold=9",
         "success.failed=50%",
+        "budget.usd=20",
         "output.path=o.csv",
         "input.carry=[text]",
         "answer.attempts=5",

@@ -13,7 +13,14 @@ from batcher.config.load import load_job
 from batcher.errors import JobError
 
 KEY = "sk-live-0123456789abcdefghij"
-ENVIRON = {"OPENAI_API_KEY": KEY, "EMPTY": "", "SPACED": "ab cd", "LF": f"{KEY}\n", "BAD": "caf\udce9"}
+ENVIRON = {
+    "OPENAI_API_KEY": KEY,
+    "EMPTY": "",
+    "SPACED": "ab cd",
+    "LF": f"{KEY}\n",
+    "BAD": "caf\udce9",
+    "LONG": "x" * 100_000,
+}
 GOOD = "input: a.csv\nprompt: hi {{ text }}\nmodel: m\n"
 
 
@@ -56,6 +63,14 @@ HOSTILE: dict[str, tuple[str | bytes, int | None, str]] = {
     "standard tag": (job_with("name: !!str 5"), 4, "tags"),
     "YAML 1.1": ("%YAML 1.1\n---\n" + GOOD, 2, "remove that line"),
     "alias bomb": (GOOD + BOMB, 9, "more than 20000 values"),
+    "alias bomb of text": (job_with("params: {a: &a \"" + "x" * 200_000 + "\", b: [" + "*a, " * 100 + "]}"), 4, "more than 4 MiB of text"),
+    "alias bomb of keys": (job_with("params: {a: &a {" + "x" * 1_000 + ": 1}, b: [" + "*a, " * 4_500 + "]}"), 4, "more than 4 MiB of text"),
+    "raw C1 control": (job_with('name: "a\x9b2Jb"'), 4, "U+009B"),
+    "name that turns the text": (job_with('name: "a\u202eb"'), 4, "cannot be seen or turns the text"),
+    "name with a zero width": (job_with('name: "a\u200bb"'), 4, "cannot be seen"),
+    "output of 300 characters": (job_with(f"output: {{path: {'x' * 300}.csv}}"), 4, "cannot be a file (File name too long)"),
+    "output on a device": (job_with("output: {path: link.csv}").replace("link.csv", "/dev/null/x.csv"), 4, "/dev/null, which is no directory"),
+    "output below a file": (job_with("output: {path: job.yaml/x.csv}"), 4, "job.yaml, which is no directory"),
     "alias to itself": (job_with("params: &a {x: *a}"), 4, "no finished anchor"),
     "alias to nothing": (job_with("name: *there"), 4, "no finished anchor"),
     "merge key": (job_with("limits: {<<: {concurrency: 5}}"), 4, "merge"),
@@ -90,14 +105,23 @@ HOSTILE: dict[str, tuple[str | bytes, int | None, str]] = {
     "messages": (job_with("params:\n  messages: []"), 5, "made from the prompt"),
     "response_format and labels": (job_with("answer: {labels: [a]}\nparams: {response_format: {type: json_object}}"), 5, "structured: off"),
     # Later versions.
-    "budget": (job_with("budget: {usd: 10}"), 4, "`budget` is not built yet in this version; remove it"),
     "cache": (job_with("cache: {exact: true}"), 4, "`cache` is not built yet"),
     "schema": (job_with("answer: {schema: s.json}"), 4, "`answer.schema` is not built yet"),
     "chunk": ("input: {path: a.csv, chunk: {column: t}}\nprompt: x\nmodel: m\n", 1, "`input.chunk` is not built yet"),
-    "label drift": (job_with("success: {label_drift: 0.2}"), 4, "`success.label_drift` is not built yet"),
     "embedding": (job_with("kind: embedding"), 4, "kind embedding is not built yet in this version; write chat"),
     "two providers": (job_with("providers: [{name: a}, {name: b}]"), 4, "several providers are not built yet"),
     "s3": ("input: s3://bucket/a.parquet\nprompt: x\nmodel: m\n", 1, "remote files are not built yet"),
+    # Money.
+    "budget of nothing": (job_with("budget: {usd: 0}"), 4, "budget.usd is 0; write US dollars above 0"),
+    "negative budget": (job_with("budget: {usd: -1}"), 4, "budget.usd is -1"),
+    "budget without end": (job_with("budget: {usd: .inf}"), 4, "finite"),
+    "budget above a billion": (job_with("budget: {usd: 1000000001}"), 4, "at most 1000000000"),
+    "budget in words": (job_with("budget: {usd: $10}"), 4, 'budget.usd is the text "$10"'),
+    "budget is true": (job_with("budget: {usd: true}"), 4, "budget.usd is true"),
+    "budget is a number": (job_with("budget: 10"), 4, "budget is 10; write a mapping"),
+    "budget in euros": (job_with("budget: {eur: 10}"), 4, "budget.eur is not a field; those of budget are usd"),
+    "budget misspelt": (job_with("budgets: {usd: 10}"), 4, "did you mean budget?"),
+    "empty budget": (job_with("budget: {}"), 4, "budget.usd is missing"),
     # Values.
     "no value": (job_with("limits:"), 4, "limits has no value"),
     "null": (job_with("limits: {concurrency: null}"), 4, "has no value"),
@@ -115,6 +139,11 @@ HOSTILE: dict[str, tuple[str | bytes, int | None, str]] = {
     "duration in words": (job_with("timeout: one minute"), 4, "like 50ms, 60s"),
     "share above 1": (job_with("success: {failed: 5}"), 4, "like 5%"),
     "share above 100%": (job_with("success: {failed: 101%}"), 4, "from 0% to 100%"),
+    "label drift above 1": (job_with("success: {label_drift: 2}"), 4, "success.label_drift is 2; write a share from 0% to 100%"),
+    "same below 1%": (job_with("success: {same: 0.5%}"), 4, "success.same is 0.5 %; write a share from 1% to 100%"),
+    "gold without a column": (job_with("success: {gold: {min_accuracy: 90%}}"), 4, "success.gold.column is missing"),
+    "gold as a text": (job_with("success: {gold: truth}"), 4, "success.gold"),
+    "accuracy above 1": (job_with("success: {gold: {column: t, min_accuracy: 90}}"), 4, "like 90%"),
     "negative share": (job_with("success: {failed: -0.1}"), 4, "from 0% to 100%"),
     "no model": ("input: a.csv\nprompt: x\n", 1, "model is missing"),
     "empty model": ("input: a.csv\nprompt: x\nmodel: ''\n", 3, "model is empty"),
@@ -182,6 +211,7 @@ HOSTILE: dict[str, tuple[str | bytes, int | None, str]] = {
     "variable not set": (job_with("name: ${NO_SUCH}"), 4, "name reads ${NO_SUCH}, which is not set"),
     "variable without a name": (job_with('name: "${}"'), 4, "$${"),
     "variable not closed": (job_with("name: ${HOME"), 4, "$${"),
+    "variables that swell": (job_with("params: {x: [" + '"${LONG}", ' * 100 + "]}"), 4, "the job's variables stand for more than 4 MiB"),
     "variable not UTF-8": (job_with("model_: x\nname: ${BAD}").replace("model_: x\n", ""), 4, "U+DCE9"),
 }  # fmt: skip
 
@@ -288,7 +318,8 @@ OPTIONS = {
     "=5": "write it as path=value",
     "limits..concurrency=5": "write it as path=value",
     "model.name=x": "model has no fields",
-    "budget.usd=5": "`budget` is not built yet",
+    "budget.usd=-5": "--set budget.usd=-5: budget.usd is -5; write US dollars above 0",
+    "budget.uds=5": "did you mean budget.usd?",
     "input.path.3=b.csv": "input.path has no fields",
     "answer.labels=[a": "not readable as YAML",
     "answer.labels=[a, a]": "the same as label 1",
@@ -342,3 +373,45 @@ def test_limit_below_one_names_the_option(tmp_path: Path) -> None:
 
     with pytest.raises(JobError, match=r"--limit 0: input\.limit is 0"):
         load_job(path, limit=0, environ=ENVIRON)
+
+
+@pytest.mark.parametrize("name", ["run.json", "log.jsonl", "results.parquet", "journal/000001-x.parquet"])
+def test_output_over_a_file_that_a_run_keeps_is_refused(name: str, tmp_path: Path) -> None:
+    """The journal is the only truth; no job may write into another run's."""
+    run = tmp_path / "runs" / "งาน" / "2026-11-21T02-00-00Z-7f3a"
+    (run / "journal").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (tmp_path / "link").symlink_to(run)
+    path = tmp_path / "job.yaml"
+
+    for written in (run / name, tmp_path / "link" / name):
+        path.write_text(job_with(f"output: {{path: '{written}'}}"))
+        with pytest.raises(JobError, match=r"a file that a run keeps for itself|does not end in"):
+            load_job(path, environ=ENVIRON)
+
+
+def test_output_onto_a_pipe_is_refused(tmp_path: Path) -> None:
+    """A rename would put a file in its place, and whoever reads the pipe would wait for ever."""
+    os.mkfifo(tmp_path / "out.csv")
+    (tmp_path / "job.yaml").write_text(job_with("output: {path: out.csv}"))
+
+    with pytest.raises(JobError, match=r"job\.yaml:4: output\.path is a pipe or device"):
+        load_job(tmp_path / "job.yaml", environ=ENVIRON)
+
+
+def test_output_over_the_input_by_a_hard_link_is_refused(tmp_path: Path) -> None:
+    """Two names of one file, which no path tells apart."""
+    (tmp_path / "a.csv").write_text("text\nก\n")
+    (tmp_path / "b.csv").hardlink_to(tmp_path / "a.csv")
+    (tmp_path / "job.yaml").write_text(job_with("output: {path: b.csv}"))
+
+    with pytest.raises(JobError, match=r"output\.path is also read by input\.path\.0"):
+        load_job(tmp_path / "job.yaml", environ=ENVIRON)
+
+
+def test_output_may_lie_anywhere_else(tmp_path: Path) -> None:
+    """A job is its author's own: outside, in new directories, beside a run, over a file of theirs."""
+    (tmp_path / "old.csv").write_text("old")
+    for target in ("../x.csv", str(tmp_path / "new" / "dir" / "ผล.csv"), "old.csv", "runs/x.parquet"):
+        (tmp_path / "job.yaml").write_text(job_with(f"output: {{path: '{target}'}}"))
+        assert load_job(tmp_path / "job.yaml", environ=ENVIRON).job.output.path == target

@@ -51,6 +51,7 @@ timeout: 30s
 client: sdk
 retry: {attempts: 7, min_wait: 50ms, max_wait: 2m}
 circuit_breaker: {failure_threshold: 9, recovery_time: 10s, max_outage: 2h}
+budget: {usd: 12.30}
 success: {failed: 2.5%, invalid: 0.1, empty: 100%}
 output: {path: out/ตั๋ว.parquet, format: parquet}
 """
@@ -84,6 +85,7 @@ def test_shortest_job_is_complete(tmp_path: Path) -> None:
     assert (job.retry.attempts, job.retry.min_wait_s, job.retry.max_wait_s) == (5, 1.0, 60.0)
     breaker = job.circuit_breaker
     assert (breaker.failure_threshold, breaker.recovery_time_s, breaker.max_outage_s) == (5, 60.0, 1800.0)
+    assert job.budget is None
     assert (job.success.failed, job.success.invalid, job.success.empty) == (
         Decimal("0.01"),
         Decimal("0.05"),
@@ -126,6 +128,8 @@ def test_whole_job_is_read_as_people_write_it(tmp_path: Path) -> None:
     assert job.effective_model == "gpt-4.1-mini"
     assert (job.retry.min_wait_s, job.retry.max_wait_s) == (0.05, 120.0)
     assert job.circuit_breaker.max_outage_s == 7200.0
+    assert job.budget is not None
+    assert Decimal("12.3") == job.budget.usd
     assert (job.success.failed, job.success.invalid, job.success.empty) == (
         Decimal("0.025"),
         Decimal("0.1"),

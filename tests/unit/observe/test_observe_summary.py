@@ -147,3 +147,45 @@ def test_names_cannot_break_the_lines() -> None:
 
     assert told[0].startswith("ตั๋ว: finished")
     assert not set("".join(told)) & set("\x1b\r\n\x07")
+
+
+def reasoned(progress: Progress, *, reasons: list[str], said: set[str], mend: str | None = None) -> list[str]:
+    return summary_lines(
+        progress,
+        {},
+        state="not_success",
+        elapsed_s=1.0,
+        job_name="tickets",
+        run=RUN,
+        notes=["labels: ชำระเงิน 90 %, kỹ thuật 10 %"],
+        reasons=reasons,
+        said=said,
+        mend=mend,
+    )
+
+
+def test_what_a_reason_tells_is_not_told_again() -> None:
+    """One line for each thing; what is within the rule is a warning, and what to type next stands last."""
+    progress = Progress(ok=923, invalid=40, failed=37, failures=Counter(rate_limited=37, invalid_answer=40))
+    reason = "37 of 1,000 rows failed (3.7 %: 37 rate limit); success.failed allows 1 %"
+
+    assert [
+        "rows: 923 ok, 40 invalid, 37 failed",
+        "labels: ชำระเงิน 90 %, kỹ thuật 10 %",
+        "warning: 40 of 1,000 rows are invalid",
+        f"error: {reason}",
+        f"hint: `batcher retry {RUN}` asks the failed and invalid rows again",
+    ] == reasoned(progress, reasons=[reason], said={"failed"})[1:]
+
+
+def test_what_mends_an_error_is_said_before_what_to_type_next() -> None:
+    told = reasoned(Progress(failed=1), reasons=["no"], said={"failed"}, mend="raise it")
+
+    assert ["error: no", "hint: raise it", f"hint: `batcher retry {RUN}` asks the failed row again"] == told[-3:]
+
+
+def test_a_success_rule_that_fails_on_good_rows_has_nothing_to_retry() -> None:
+    """Drift or sameness: every row is ok, and asking again would not change it."""
+    told = reasoned(Progress(ok=10), reasons=["labels drifted by 0.58"], said=set())
+
+    assert "error: labels drifted by 0.58" == told[-1]

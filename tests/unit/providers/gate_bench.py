@@ -11,7 +11,8 @@ from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import TokenBucket
-from batcher.providers.gated import GatedCaller, LimitSet
+from batcher.providers.gated import GatedCaller
+from batcher.providers.room import LimitSet, Room, Wall
 from batcher.providers.turnstile import Turnstile
 from batcher.testing.clock import ManualClock, settle
 from batcher.testing.fakes import FakeCaller, request
@@ -32,8 +33,18 @@ class Provider:
         )  # fmt: skip
         self.estimator = TokenEstimator()
 
-    def gate(self, inner=None, *, permits=None, shared=None, tokens=None, requests=None) -> "Gate":
-        return Gate(self, inner or FakeCaller(), permits, shared, tokens, requests)
+    def gate(
+        self,
+        inner=None,
+        *,
+        permits=None,
+        shared=None,
+        tokens=None,
+        requests=None,
+        wall: Wall | None = None,
+        hedge=None,
+    ) -> "Gate":
+        return Gate(self, inner or FakeCaller(), permits, shared, tokens, requests, wall, hedge)
 
     def open(self) -> None:
         """Two rows fail: the breaker is open from now on."""
@@ -53,7 +64,7 @@ class Provider:
 class Gate:
     """One key."""
 
-    def __init__(self, provider: Provider, inner, permits, shared, tokens, requests) -> None:
+    def __init__(self, provider: Provider, inner, permits, shared, tokens, requests, wall, hedge) -> None:
         self.provider, self.inner = provider, inner
         self.pause = Pause(random.Random(1))
         self.permits = None if permits is None else Permits(permits)
@@ -62,14 +73,20 @@ class Gate:
         self.caller = GatedCaller(
             inner,
             name="provider p",
-            limits=(
-                LimitSet(self.shared),
-                LimitSet(self.permits, None if requests is None else RequestRate(requests), self.tokens),
+            room=Room(
+                (
+                    LimitSet(self.shared),
+                    LimitSet(self.permits, None if requests is None else RequestRate(requests), self.tokens),
+                ),
+                estimator=provider.estimator,
+                output_max=20,
+                wall=wall,
+                clock=provider.clock,
+                progress=provider.progress,
             ),
             pause=self.pause,
             turnstile=provider.turnstile,
-            estimator=provider.estimator,
-            output_max=20,
+            hedge=hedge,
             clock=provider.clock,
             progress=provider.progress,
             flight=provider.flight,

@@ -5,14 +5,17 @@ import asyncio
 import pytest
 
 from batcher.core.contracts import CallError
+from batcher.core.progress import Progress
 from batcher.errors import RefusedError
+from batcher.providers.gated import KeyRestsError
 from batcher.providers.pool import Pool
+from batcher.testing.clock import ManualClock, settle
 from batcher.testing.fakes import FakeCaller, failure, reply, request
 
 
 def make(*members: FakeCaller) -> tuple[Pool, list[str]]:
     told: list[str] = []
-    return Pool(members, tell=told.append), told
+    return Pool(members, clock=ManualClock(), progress=Progress(), tell=told.append), told
 
 
 async def test_the_least_loaded_key_is_picked() -> None:
@@ -68,3 +71,86 @@ async def test_other_failures_leave_the_key_and_carry_all_spend() -> None:
     assert ("server", 2) == (caught.value.kind, caught.value.spend.attempts)
     assert "yes" == (await pool.call(request())).text
     assert 1 == len(told)
+
+
+async def test_a_firewall_that_forbids_one_row_fails_that_row_and_not_the_job() -> None:
+    """403 for the text of row 7 on a key that serves all others: the row is refused, the key goes on."""
+    bench = Bench(FakeCaller(rows={7: [failure("auth")]}, name="key 1"))
+    await bench.pool.call(request(1))
+
+    poisoned = bench.start(7)
+    await settle()
+    await bench.pool.call(request(2))
+    error = await bench.finish(poisoned)
+
+    assert ("auth", 2) == (error.kind, error.spend.attempts)
+    assert "yes" == (await bench.pool.call(request(3))).text
+    assert [] == bench.told
+
+
+async def test_a_row_that_is_refused_alone_is_failed_after_three_calls() -> None:
+    bench = Bench(FakeCaller(rows={7: [failure("auth")]}))
+    await bench.pool.call(request(1))
+
+    error = await bench.finish(bench.start(7))
+
+    assert ("auth", 3) == (error.kind, error.spend.attempts)
+
+
+async def test_a_key_that_is_revoked_on_the_way_refuses_the_job_after_three_rows() -> None:
+    bench = Bench(FakeCaller([reply(), failure("auth")], name="key 1"))
+    await bench.pool.call(request(0))
+
+    errors = [await bench.finish(task) for task in [bench.start(row) for row in range(1, 6)]]
+
+    assert all(isinstance(error, RefusedError) for error in errors)
+
+
+async def test_a_moment_of_401_costs_no_row() -> None:
+    """Gateways refuse a good key for a moment; two rows that meet it are asked again."""
+    blip = failure("auth")
+    bench = Bench(FakeCaller(rows={1: [blip, reply("a")], 2: [blip, reply("b")]}))
+    await bench.pool.call(request(0))
+
+    replies = [await bench.finish(task) for task in [bench.start(1), bench.start(2)]]
+
+    assert ["a", "b"] == [one.text for one in replies]
+    assert [] == bench.told
+
+
+async def test_a_row_leaves_a_key_that_rests_for_another() -> None:
+    resting, free = Resting(name="key 1", rest_s=3600.0), FakeCaller(name="key 2", load=5.0)
+    pool, _ = make(resting, free)
+
+    answer = await pool.call(request())
+
+    assert "yes" == answer.text
+    assert (1, 1) == (resting.turned_away, len(free.requests))
+    assert 0.0 == resting.rest_elsewhere_s()
+    assert 3600.0 == free.rest_elsewhere_s()
+
+
+class Resting(FakeCaller):
+    """A key that sends its rows elsewhere, as a gate in a long pause does."""
+
+    turned_away = 0
+
+    async def call(self, request):
+        self.turned_away += 1
+        raise KeyRestsError
+
+
+class Bench:
+    """A pool on a clock of its own."""
+
+    def __init__(self, *members: FakeCaller) -> None:
+        self.clock, self.told = ManualClock(), []
+        self.pool = Pool(members, clock=self.clock, progress=Progress(), tell=self.told.append)
+
+    def start(self, row: int) -> "asyncio.Task":
+        return asyncio.ensure_future(self.pool.call(request(row)))
+
+    async def finish(self, task: "asyncio.Task"):
+        while not task.done():
+            await self.clock.advance(1.0)
+        return (await asyncio.gather(task, return_exceptions=True))[0]
