@@ -17,6 +17,7 @@ from batcher.core.contracts import CallError
 from batcher.core.records import Request
 from batcher.errors import ExitCode
 from batcher.observe.text import clean, mask
+from batcher.providers.contact import Contact
 from batcher.providers.exchange import make_exchange
 from batcher.providers.http import HttpCaller
 from batcher.providers.structured import StructuredSupport
@@ -24,6 +25,7 @@ from batcher.providers.wire import ChatWire
 
 ROWS_SHOWN = 3
 MESSAGE_CHARS_SHOWN = 2_000
+KEY_CELLS_SHOWN = 80
 LIVE_TIMEOUT_S = 30.0
 
 Echo = Callable[[str], None]
@@ -46,7 +48,11 @@ def check_job(
     loaded = load_job(path, variables=variables, sets=sets, limit=limit)
     prepared = prepare(loaded).checked()
     for number, request in enumerate(islice(_requests(prepared), ROWS_SHOWN), start=1):
-        name = f"row {request.row}" if request.key is None else f"row {request.row} (key {request.key})"
+        name = (
+            f"row {request.row}"
+            if request.key is None
+            else f"row {request.row} (key {clean(str(request.key), KEY_CELLS_SHOWN)})"
+        )
         echo(f"--- {name}, rendered {number} of {ROWS_SHOWN}")
         for message in msgspec.json.decode(request.messages):
             echo(f"{message['role']}: {_shown(message['content'])}")
@@ -123,6 +129,7 @@ async def _try_key(loaded: LoadedJob, endpoint: Endpoint, number: int) -> CallEr
         provider=job.sole_provider.name,
         clock=SystemClock(),
         mask=lambda text: mask(text, loaded.secrets),
+        contact=Contact(endpoint.base_url, is_first=True),
     )
     try:
         await caller.call(Request(0, b'[{"role":"user","content":"Say OK."}]'))

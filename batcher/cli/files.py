@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batcher.cli.options import RUNS
-from batcher.errors import UsageError
+from batcher.cli.options import RUNS, say
+from batcher.errors import JobError, UsageError
 
 if TYPE_CHECKING:
     from batcher.runs.directory import RunDirectory
@@ -49,7 +49,7 @@ def status(run: Path | None, runs: Path, as_json: bool) -> None:
 
     found = RunDirectory.list(runs) if run is None else [find_run(run, runs)]
     if not found:
-        click.echo(f"no runs in {runs}", err=True)
+        say(f"no runs in {runs}", err=True)
     for directory in found:
         _show_run(directory, is_at_work=is_locked(directory.job_path), as_json=as_json)
 
@@ -72,8 +72,8 @@ def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> 
         return
     counts, totals = run.counts, run.totals
     cost = totals.get("cost_usd")
-    click.echo(f"{directory.path}")
-    click.echo(
+    say(f"{directory.path}")
+    say(
         f"  {state}: {counts.get('done', 0):,} of {counts.get('rows', 0):,} rows, {counts.get('ok', 0):,} ok, "
         f"{counts.get('invalid', 0):,} invalid, {counts.get('failed', 0):,} failed, "
         f"cost {'unknown' if cost is None else dollars(Decimal(cost))}, begun {run.started_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -89,12 +89,17 @@ def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> 
 def export(run: Path, to: Path, runs: Path) -> None:
     """Write the results of a run as Parquet, JSONL or CSV (also .gz and .zst)."""
     from batcher.assemble.find import find_run
+    from batcher.config.files import target_fault
     from batcher.runs.export import export as export_results
     from batcher.storage.durable import LocalDisk
 
     directory = find_run(run, runs)
+    # The run's own results have a sentence of their own, which the export says.
+    is_own = to.absolute() == directory.results.absolute()
+    if not is_own and (fault := target_fault(to)) is not None:
+        raise JobError(f"{to} {fault}")
     rows = export_results(directory.results, to, LocalDisk())
-    click.echo(f"{rows:,} rows written to {to}", err=True)
+    say(f"{rows:,} rows written to {to}", err=True)
 
 
 @click.command(short_help="Write a starter job to begin with.")
@@ -115,11 +120,13 @@ def init(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for target, text in texts.items():
             if not target.exists():
-                target.write_text(text, encoding="utf-8")
-                click.echo(f"wrote {target}", err=True)
+                # "x": a link to nowhere is not followed to wherever it points.
+                with target.open("x", encoding="utf-8") as file:
+                    file.write(text)
+                say(f"wrote {target}", err=True)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from error
-    click.echo(f"next: batcher check {shlex.quote(str(path))} (with OPENAI_API_KEY set)", err=True)
+    say(f"next: batcher check {shlex.quote(str(path))} (with OPENAI_API_KEY set)", err=True)
 
 
 @click.command(short_help="Print the JSON Schema of job files.")

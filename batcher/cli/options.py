@@ -34,6 +34,13 @@ LOG_FORMAT = click.option(
 )
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Show text to people, on stdout or stderr: names of files, rows and models may hold terminal escapes."""
+    from batcher.observe.text import without_controls
+
+    click.echo(without_controls(text), err=err)
+
+
 def parse_variables(pairs: tuple[str, ...]) -> dict[str, str]:
     """`--var k=v` options as a mapping.
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from batcher.cli.options import LIMIT, LOG_FORMAT, RUNS, SETS, VARIABLES, parse_variables
+from batcher.cli.options import LIMIT, LOG_FORMAT, RUNS, SETS, VARIABLES, parse_variables, say
 
 LogFormat = Literal["auto", "plain", "json"]
 
@@ -41,7 +41,7 @@ def run(
 
     values = parse_variables(variables)
     if dry_run:
-        dry_run_job(job, variables=values, sets=sets, limit=limit, echo=click.echo)
+        dry_run_job(job, variables=values, sets=sets, limit=limit, echo=say)
         return 0
     options = RunOptions(
         runs=runs, variables=values, sets=sets, limit=limit, is_fresh=fresh, log_format=log_format, environ=_environ()
@@ -87,7 +87,7 @@ def check(job: Path, limit: int | None, sets: tuple[str, ...], variables: tuple[
     """Check the job file, its input and its prompts, and show three rendered."""
     from batcher.assemble.check import check_job
 
-    return check_job(job, variables=parse_variables(variables), sets=sets, limit=limit, is_live=live, echo=click.echo)
+    return check_job(job, variables=parse_variables(variables), sets=sets, limit=limit, is_live=live, echo=say)
 
 
 def _environ() -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from batcher.cli.options import say
 from batcher.errors import ExitCode
 
 
@@ -81,9 +82,7 @@ def serve(model: str, port: int, host: str, slots: int) -> None:
     # Also where a shell that is no terminal starts it in the background, which ignores Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    serve_model(
-        model, host=host, port=port, slots=slots, ready=click.echo, tell=lambda text: click.echo(text, err=True)
-    )
+    serve_model(model, host=host, port=port, slots=slots, ready=click.echo, tell=lambda text: say(text, err=True))
 
 
 @click.group()
@@ -108,7 +107,7 @@ def pull_model(model: str) -> None:
     """Fetch a model into the cache, and check it."""
     from batcher.local.models import pull
 
-    click.echo(str(pull(model, lambda text: click.echo(text, err=True))))
+    click.echo(str(pull(model, lambda text: say(text, err=True))))
 
 
 @click.command(short_help="Show what a model costs, and where that is from.")
@@ -127,5 +126,5 @@ def prices(model: str, provider_url: str | None, as_json: bool) -> int:
         click.echo(json.dumps(sheet.to_json(), ensure_ascii=False))
     else:
         for line in sheet.lines():
-            click.echo(line)
+            say(line)
     return int(ExitCode.OK if sheet.price is not None else ExitCode.USAGE)

@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from batcher.config.faults import refuse
+from batcher.config.files import target_fault
 from batcher.config.model import Job, Provider
 from batcher.config.tree import Node
 from batcher.config.tree import Path as FieldPath
@@ -157,8 +158,8 @@ def _check_output(job: Job, tree: Node, base: Path) -> None:
         refuse(tree, path, "does not end in .parquet, .jsonl or .csv; choose one of them")
     if job.output.format not in (None, ending):
         refuse(tree, ("output", "format"), f"is {job.output.format}, but output.path ends in {target.suffix}; mend one")
-    if target.is_dir():
-        refuse(tree, path, "is a directory; write the name of a file in it")
+    if (sentence := target_fault(target)) is not None:
+        refuse(tree, path, sentence)
     for index, source in enumerate(job.input.path):
         if _may_be_same(target, base / source):
             refuse(tree, path, f"is also read by input.path.{index}; write the results to another file")
@@ -169,9 +170,17 @@ def _check_output(job: Job, tree: Node, base: Path) -> None:
 def _may_be_same(target: Path, source: Path) -> bool:
     """Whether the file is the source, through links and as a match of a glob too."""
     written, read = _real(target), _real(source)
-    if written == read:
+    if written == read or _is_one_file(written, read):
         return True
     return any(c in str(read) for c in "*?[") and fnmatch.fnmatchcase(str(written), str(read))
+
+
+def _is_one_file(written: Path, read: Path) -> bool:
+    """Whether both names lead to one file: by a hard link, or where the file system does not tell cases apart."""
+    try:
+        return written.samefile(read)
+    except (OSError, ValueError):
+        return False
 
 
 def _real(path: Path) -> Path:

@@ -4,6 +4,7 @@ A path from the command line may be anything: a folder, a device, a 10 GB table.
 """
 
 import difflib
+import os
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from batcher.config.tree import printable
 from batcher.errors import JobError
 
 BYTES_MAX = 1 << 20
+_FILES_OF_A_RUN = frozenset({"run.json", "job.yaml", "log.jsonl", "report.html", "results.parquet"})
 _YAML_SUFFIXES = {".yaml", ".yml"}
 
 
@@ -53,6 +55,40 @@ def read_text(path: Path, *, what: str, bytes_max: int = BYTES_MAX) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise JobError(f"{name}:{line}: {what} is not UTF-8; save it as UTF-8") from None
+
+
+def target_fault(path: Path) -> str | None:
+    """Why results may not be written to `path`, to follow its name; None where they may.
+
+    Any place that the user may write to is allowed, but no device or pipe (a rename would take its place),
+    and nothing that a run keeps for itself.
+    """
+    try:
+        found = path.stat() if path.exists() else None
+        there = next(above for above in path.absolute().parents if above.exists())
+        resolved = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the name leads nowhere"
+        return f"cannot be a file ({reason}); name another"
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        return "is a directory; write the name of a file in it"
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        return "is a pipe or device; results are written to a regular file, so name one"
+    if not there.is_dir():
+        return f"leads through {shown(there)}, which is no directory; name another"
+    if found is None and not os.access(there, os.W_OK | os.X_OK):
+        return f"lies in {shown(there)}, where this user may not write; name another place"
+    for place in (path.absolute(), resolved):
+        if _is_of_a_run(place):
+            return "is a file that a run keeps for itself; write to another"
+    return None
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether `path` is a run's own file, or lies in its journal."""
+    if path.name in _FILES_OF_A_RUN and (path.parent / "run.json").is_file():
+        return True
+    return any(above.name == "journal" and (above.parent / "run.json").is_file() for above in path.parents)
 
 
 def _nearest_to(path: Path) -> str:

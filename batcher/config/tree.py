@@ -29,6 +29,7 @@ from ruamel.yaml.events import (
 from batcher.errors import JobError
 
 NODES_MAX = 20_000
+TEXT_CHARS_MAX = 4 * 1024 * 1024
 DEPTH_MAX = 40
 DIGITS_MAX = 40
 
@@ -95,7 +96,7 @@ def dotted(path: Path) -> str:
     return ".".join(shorten(str(part)) for part in path)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 
 
 def parse(text: str, source: str) -> Node:
@@ -139,6 +140,14 @@ def _fix_for(problem: str) -> str:
     return "check quotes, brackets and indentation on this line"
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much a part of the file stands for: values, and the characters of their texts."""
+
+    nodes: int
+    chars: int
+
+
 @dataclass(slots=True)
 class _Open:
     """A mapping or list whose end has not come yet."""
@@ -146,7 +155,7 @@ class _Open:
     spot: Spot
     value: dict[str, Node] | list[Node]
     anchor: str | None
-    nodes_before: int
+    size_before: "Size"
     key: str | None = None
     key_spots: dict[str, Spot] = field(default_factory=dict)
 
@@ -159,8 +168,8 @@ class _Builder:
         self.line = 1
         self._source = source
         self._open: list[_Open] = []
-        self._anchors: dict[str, tuple[Node, int]] = {}
-        self._nodes = 0
+        self._anchors: dict[str, tuple[Node, Size]] = {}
+        self._nodes = self._chars = 0
         self._documents = 0
 
     def take(self, event: Event) -> None:
@@ -179,7 +188,8 @@ class _Builder:
                 self._start(event, spot)
             case MappingEndEvent() | SequenceEndEvent():
                 done = self._open.pop()
-                self._put(Node(done.value, done.spot), self._nodes - done.nodes_before, done.anchor)
+                size = Size(self._nodes - done.size_before.nodes, self._chars - done.size_before.chars)
+                self._put(Node(done.value, done.spot), size, done.anchor)
 
     def _start_document(self, event: DocumentStartEvent, spot: Spot) -> None:
         self._documents += 1
@@ -192,14 +202,14 @@ class _Builder:
         if getattr(event, "tag", None) is not None:
             raise JobError(f"{spot}: YAML tags (`!...`) are not read; write the value without its tag")
 
-    def _alias(self, event: AliasEvent, spot: Spot) -> tuple[Node, int, None]:
+    def _alias(self, event: AliasEvent, spot: Spot) -> tuple[Node, Size, None]:
         if event.anchor not in self._anchors:
             name = shorten(event.anchor)
             raise JobError(f"{spot}: the alias *{name} has no finished anchor &{name} before it; write the value out")
-        node, nodes = self._anchors[event.anchor]
+        node, size = self._anchors[event.anchor]
         # An alias counts as all that it stands for, so a bomb is refused before anyone expands it.
-        self._count(nodes, spot)
-        return node, nodes, None
+        self._count(size, spot)
+        return node, size, None
 
     def _scalar(self, event: ScalarEvent, spot: Spot) -> None:
         is_plain = event.style is None
@@ -209,8 +219,9 @@ class _Builder:
         value = resolve(event.value, spot) if is_plain else event.value
         if isinstance(value, str):
             refuse_unwritable(value, spot)
-        self._count(1, spot)
-        self._put(Node(value, spot), 1, event.anchor)
+        size = Size(1, len(event.value))
+        self._count(size, spot)
+        self._put(Node(value, spot), size, event.anchor)
 
     def _start(self, event: MappingStartEvent | SequenceStartEvent, spot: Spot) -> None:
         if self._awaits_key():
@@ -220,9 +231,10 @@ class _Builder:
             )
         if len(self._open) >= DEPTH_MAX:
             raise JobError(f"{spot}: values are nested more than {DEPTH_MAX} deep; a job needs far less")
-        self._count(1, spot)
+        before = Size(self._nodes, self._chars)
+        self._count(Size(1, 0), spot)
         value: dict[str, Node] | list[Node] = {} if isinstance(event, MappingStartEvent) else []
-        self._open.append(_Open(spot, value, event.anchor, self._nodes - 1))
+        self._open.append(_Open(spot, value, event.anchor, before))
 
     def _awaits_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].value, dict) and self._open[-1].key is None
@@ -237,19 +249,26 @@ class _Builder:
         if key in mapping.key_spots:
             first = mapping.key_spots[key].line
             raise JobError(f"{spot}: {shorten(key)} is given twice (also in line {first}); keep one of them")
+        self._count(Size(0, len(key)), spot)
         mapping.key, mapping.key_spots[key] = key, spot
 
-    def _count(self, nodes: int, spot: Spot) -> None:
-        self._nodes += nodes
+    def _count(self, size: Size, spot: Spot) -> None:
+        self._nodes += size.nodes
+        self._chars += size.chars
+        if self._chars > TEXT_CHARS_MAX:
+            raise JobError(
+                f"{spot}: the file stands for more than {TEXT_CHARS_MAX >> 20} MiB of text (aliases count each time); "
+                "move long texts into the input"
+            )
         if self._nodes > NODES_MAX:
             raise JobError(
                 f"{spot}: the file stands for more than {NODES_MAX} values (aliases count each time); "
                 "move long lists into files of their own"
             )
 
-    def _put(self, node: Node, nodes: int, anchor: str | None) -> None:
+    def _put(self, node: Node, size: Size, anchor: str | None) -> None:
         if anchor is not None:
-            self._anchors[anchor] = node, nodes
+            self._anchors[anchor] = node, size
         if not self._open:
             self.root = node
             return

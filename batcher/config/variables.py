@@ -19,6 +19,9 @@ KEY_IN_JOB_FILE = "<written in the job file>"
 SECRET_CHARACTERS_MIN = 16
 """Shorter keys (`EMPTY`, `sk-local`) are placeholders; real ones are longer and stand nowhere else."""
 
+FILLED_CHARS_MAX = 4 * 1024 * 1024
+"""All the text that the variables of one job may stand for; `${NAME}` counts each time."""
+
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}\n]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ONLY_REFERENCES = re.compile(r"(\$\{[A-Za-z_][A-Za-z0-9_]*\})+")
@@ -57,6 +60,7 @@ class Filler:
     key_of_original: Callable[[Path], str | None] | None = None
     secrets: set[str] = field(default_factory=set)
     secret_names: set[str] = field(default_factory=set)
+    _filled_chars: int = 0
 
     def fill(self, node: Node, path: Path = ()) -> Node:
         """The same tree with every reference replaced by its value.
@@ -122,6 +126,12 @@ class Filler:
                     f"set the environment variable {name}{or_var}"
                 )
             refuse_unwritable(value, node.spot)
+            self._filled_chars += len(value)
+            if self._filled_chars > FILLED_CHARS_MAX:
+                raise JobError(
+                    f"{node.spot}: {dotted(path)} reads ${{{name}}}, and the job's variables stand for more than "
+                    f"{FILLED_CHARS_MAX >> 20} MiB of text by then; move long texts into the input"
+                )
             return value
 
         return _REFERENCE.sub(value_of, text)

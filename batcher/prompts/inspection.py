@@ -8,6 +8,7 @@ import difflib
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.meta import find_undeclared_variables
@@ -17,6 +18,9 @@ from batcher.prompts.sandbox import PromptEnvironment, prompt_environment
 
 ROW_NAME = "row"
 """`row["my column"]` reads a column whose name is no identifier, unless a column is called `row` itself."""
+
+TOKENS_MAX = 40_000
+"""Names, signs and spaces between `{{` and `}}`: what is plain text counts as one. Compiling so many takes seconds."""
 
 _NAMES_SHOWN_MAX = 30
 _SIMILAR_ENOUGH = 0.4
@@ -114,6 +118,11 @@ def _parser() -> PromptEnvironment:
 
 def _parse(source: str, where: str, names: Names) -> nodes.Template:
     try:
+        tokens = sum(1 for _ in islice(_parser().lexer.tokeniter(source, None), TOKENS_MAX + 1))
+        if tokens > TOKENS_MAX:
+            raise PromptError(
+                f"{where} has more than {TOKENS_MAX:,} words of template; move what is long into a column"
+            )
         return _parser().parse(source)
     except TemplateSyntaxError as error:
         spaced = [column for column in names.columns if not column.isidentifier() and column in source]

@@ -15,10 +15,14 @@ from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
 
 from batcher.core.records import Row
 from batcher.errors import InputError, PromptError
+from batcher.prompts.allowance import NAME, TEXT_CHARS_MAX, Allowance
 from batcher.prompts.inspection import ROW_NAME, Inspected, Names, column_of_row_item, inspect_template
-from batcher.prompts.sandbox import TEXT_CHARS_MAX, prompt_environment, range_within, to_text
+from batcher.prompts.metering import metered
+from batcher.prompts.sandbox import prompt_environment, range_within, to_text
 
 HALF_A_CHARACTER = "the text holds half a surrogate pair, which is no Unicode character"
+
+_SLOTS_UNCOUNTED_MAX = 8
 
 _Render = Callable[[Mapping[str, Any]], str]
 
@@ -124,24 +128,30 @@ def _segment(node: nodes.Node, inspected: Inspected, names: Names) -> str | tupl
 def _joined(segments: list[str | tuple[str]]) -> _Render:
     parts = [segment if isinstance(segment, str) else "" for segment in segments]
     slots = [(position, segment[0]) for position, segment in enumerate(segments) if isinstance(segment, tuple)]
+    is_long = len(slots) > _SLOTS_UNCOUNTED_MAX
 
     def render(columns: Mapping[str, Any]) -> str:
         texts = parts.copy()
         for position, column in slots:
             value = columns[column]
             texts[position] = value if type(value) is str else to_text(value)
+        # Few columns make no more than a few times the row; a column a thousand times is added up first.
+        if is_long and sum(map(len, texts)) > TEXT_CHARS_MAX:
+            raise TooLongError(f"the text is longer than {TEXT_CHARS_MAX >> 20} MB")
         return "".join(texts)
 
     return render
 
 
 def _interpreted(inspected: Inspected, names: Names) -> _Render:
-    template: JinjaTemplate = prompt_environment().from_string(inspected.source)
+    environment = prompt_environment()
+    tree = metered(environment.parse(inspected.source), environment)
+    template: JinjaTemplate = environment.from_string(tree)
     variables = dict(names.variables)
 
     def render(columns: Mapping[str, Any]) -> str:
         # Later names win: a column called `row` or `range` is that column.
-        known = {ROW_NAME: columns, "range": range_within(), **variables, **columns}
+        known = {ROW_NAME: columns, "range": range_within(), **variables, **columns, NAME: Allowance()}
         texts: list[str] = []
         size_chars = 0
         for text in template.root_render_func(template.new_context(known)):

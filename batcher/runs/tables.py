@@ -3,7 +3,9 @@
 Parquet keeps every type. JSONL has one object a line in UTF-8: times as ISO 8601, bytes as base64,
 decimals as text, NaN as null, nested values nested. CSV follows RFC 4180: null and empty text are both an
 empty cell, nested values are JSON text, and text that a spreadsheet would run as a formula is defused
-with a leading `'`; numbers stay numbers.
+with a leading `'`; numbers stay numbers. Text is defused where its first character is `=`, `+`, `-`, `@` (also
+wide or small), a tab or a line break, be there spaces or `'` before it; so a `'` before such text is always one
+to take away, and `readable` takes it.
 """
 
 import csv
@@ -30,7 +32,9 @@ GROUP_ROWS_MAX = 32_768
 GROUP_BYTES_MAX = 32 * 1024 * 1024
 _TEXT_ROWS = 1_000
 
-_FORMULA_STARTS = frozenset("=+-@\t\r\n＝＋－＠")
+_FORMULA_STARTS = frozenset("=+-@\t\r\n＝＋－＠﹦﹢﹣﹫−")
+# What a spreadsheet, or the program that hands the cell to one, may trim away; the last cannot be seen.
+_TRIMMED = "' \x00\x0b\x0c\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200C))) + "\u202f\u205f\u3000\ufeff"
 _KINDS: dict[str, TableKind] = {".parquet": "parquet", ".jsonl": "jsonl", ".csv": "csv"}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
 
@@ -197,8 +201,20 @@ def _text_cell(value: Any) -> str:
     return _defused(value if isinstance(value, str) else str(msgspec.to_builtins(value)))
 
 
+def readable(cell: str) -> str:
+    """The text that a CSV cell stands for: without the `'` that defuses it."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
 def _defused(text: str) -> str:
-    return f"'{text}" if text[:1] in _FORMULA_STARTS else text
+    return f"'{text}" if _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    first = text[:1]
+    if first in _TRIMMED:
+        first = text.lstrip(_TRIMMED)[:1]
+    return first in _FORMULA_STARTS
 
 
 def _csv_lines(rows: Iterable[Iterable[object]]) -> bytes:

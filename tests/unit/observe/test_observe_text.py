@@ -32,6 +32,8 @@ SECRET = "p/ss+wörd=Zq81xY"
         ("\x1b\x1b[31m[31mnested", "[31mnested"),
         ("\x1b]52;c;never ended", "52;c;never ended"),
         ("in\u2060vis\ufeffible\U000e0041", "invisible"),
+        ("zero\u200bwidth \u3164\u115ffillers \u034f\U000e0041", "zerowidth fillers"),
+        ("می\u200cخواهم 👩\u200d👧 ❤\ufe0f ก้ำ ความ", "می\u200cخواهم 👩\u200d👧 ❤\ufe0f ก้ำ ความ"),
         ("half \ud83d of a pair", "half \ufffd of a pair"),
         ("  many   spaces\t\tand tabs ", "many spaces and tabs"),
         ("ที่ hỗ trợ 工单 👍🏽 [bold]", "ที่ hỗ trợ 工单 👍🏽 [bold]"),

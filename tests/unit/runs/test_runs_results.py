@@ -16,7 +16,7 @@ import zstandard
 from batcher.errors import InputError, JobError, JournalError, StorageError
 from batcher.runs.columns import result_schema
 from batcher.runs.results import write_results
-from batcher.runs.tables import table_format
+from batcher.runs.tables import readable, table_format
 from batcher.storage.durable import LocalDisk
 
 FINISHED_MS = 1_795_226_400_123
@@ -325,6 +325,14 @@ def test_csv_brings_every_language_back_byte_for_byte(tmp_path: Path) -> None:
         "＠x",
         "=cmd|' /C calc'!A0",
         "-0.5",
+        " =1+1",
+        "\u3000@x",
+        "\ufeff=1",
+        "\u200b-1",
+        "'=1",
+        "' =1",
+        "−1",
+        "﹦1",
     ],
 )
 def test_csv_cells_that_a_spreadsheet_would_run_are_defused(tmp_path: Path, cell: str) -> None:
@@ -334,6 +342,17 @@ def test_csv_cells_that_a_spreadsheet_would_run_are_defused(tmp_path: Path, cell
     with path.open(encoding="utf-8", newline="") as file:
         row = next(csv.DictReader(file))
     assert (row["answer"], row["error"]) == (f"'{cell}", f"'{cell}")
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1", "'=1", "''=1", " =1", "", "'", "''", "it's", "' x", "ก=1", "1-1", "-", "\t", "👍🏽"]
+)
+def test_a_csv_cell_is_read_back_as_it_was(tmp_path: Path, cell: str) -> None:
+    """Whoever wants the text itself takes the ' away again, and no text loses one of its own."""
+    path = written(tmp_path / "r.csv", outcomes(1, answer=cell))
+
+    with path.open(encoding="utf-8", newline="") as file:
+        assert cell == readable(next(csv.DictReader(file))["answer"])
 
 
 def test_csv_headers_are_defused_and_numbers_stay_numbers(tmp_path: Path) -> None:
