@@ -62,6 +62,7 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
     loaded = load_job(
         path, variables=options.variables, sets=options.sets, limit=options.limit, environ=options.environ
     )
+    newest = RunDirectory.latest(options.runs, loaded.job.name)
     latest = None if options.is_fresh else _unfinished(options.runs, loaded)
     # Whatever is wrong is found before the lock is taken: a refused job leaves nothing behind.
     prepared = _fitting(latest, loaded) if latest is not None else _checked(prepare(loaded))
@@ -70,7 +71,9 @@ def run_job(path: Path, options: RunOptions) -> tuple[Path, int]:
     if latest is None:
         applied.refuse()
     with JobLock(job_directory(options.runs, loaded.job.name), clock, disk) as lock:
-        if not options.is_fresh and _unfinished(options.runs, loaded) != latest:
+        # Also where the other one has finished by now: who starts two at one instant wants one run.
+        is_other = RunDirectory.latest(options.runs, loaded.job.name) != newest
+        if is_other or (not options.is_fresh and _unfinished(options.runs, loaded) != latest):
             raise LockedError(f"another run of {loaded.job.name} was begun or ended just now", hint="run it again")
         if latest is not None:
             return _go_on(latest, prepared, options, lock, applied)
@@ -110,6 +113,7 @@ def _go_on(
     directory: RunDirectory, prepared: Prepared, options: RunOptions, lock: JobLock, applied: Applied
 ) -> tuple[Path, int]:
     lock.name_run(directory.path)
+    directory.tidy(options.disk)
     write_bytes(directory.job_yaml, prepared.loaded.as_run.encode(), options.disk)
     process = {"pid": os.getpid(), "host": socket.gethostname()}
     run_file = msgspec.structs.replace(directory.read(), **process)

@@ -22,7 +22,7 @@ from batcher.clock import Clock
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
 from batcher.engine.engine import Engine, EnginePlan, Parts
-from batcher.errors import BatcherError, ExitCode, StoppedError, UsageError
+from batcher.errors import BatcherError, ExitCode, StoppedError, StorageError, UsageError
 from batcher.journal.journal import Journal
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.pledged import BudgetState, loss_sentence
@@ -151,7 +151,9 @@ class Session:
         reporter = self._reporter()
         try:
             stop_on_signals(engine, self._progress)
-            await run_watched(engine.run(), (reporter.run, self._beat, partial(stop_on_trouble, engine, journal)))
+            await run_watched(
+                engine.run(), (reporter.run, partial(self._beat, engine), partial(stop_on_trouble, engine, journal))
+            )
         finally:
             reporter.stop()
 
@@ -240,13 +242,18 @@ class Session:
         reporter.start(self._progress, job.name, self._directory.path, unpriced=unpriced)
         return reporter
 
-    async def _beat(self, over: asyncio.Event) -> None:
-        """Keep `run.json` near the truth while rows are asked."""
+    async def _beat(self, engine: Engine, over: asyncio.Event) -> None:
+        """Keep `run.json` near the truth while rows are asked; where the disk refuses it, take no more rows."""
         while not over.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await over.wait()
-            await self._write_run_file()
+            try:
+                await self._write_run_file()
+            except StorageError as error:
+                # Not raised: the answers on the wire still find room in the journal, and are waited for.
+                engine.stop(error)
+                return
 
     async def _finish(self, journal: Journal, rows: int) -> _Ending:
         """Results, and whether the job's success rule holds."""
@@ -260,8 +267,11 @@ class Session:
             mask=self._events.mask,
         )
         self._judged, self._progress.empty = judged, judged.empty
-        # A run that a broken line had stopped knew its input only up to there.
-        self._save("finished", judged.code, judged.reasons, self._prepared.source.fingerprint())
+        # A run that a broken line had stopped knew its input only up to there. A disk that refuses is an error here: a
+        # run that is not known to be finished would be gone on with by the next `batcher run`.
+        fingerprint = self._prepared.source.fingerprint()
+        run_file = self._updated("finished", judged.code, "; ".join(judged.reasons) or None, fingerprint)
+        await asyncio.to_thread(self._directory.write, run_file, self._disk)
         return judged.code, judged.reasons
 
     def _updated(

@@ -70,7 +70,8 @@ def updated_run_file(
         run,
         state=state,
         updated_at=utc(now_s),
-        finished_at=utc(now_s) if state == "finished" else None,
+        # The clock may have been set back since; a run does not end before it began.
+        finished_at=max(utc(now_s), run.started_at) if state == "finished" else None,
         exit_code=exit_code,
         reason=reason,
         counts=_counts(progress),

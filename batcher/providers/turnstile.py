@@ -80,6 +80,9 @@ class Turnstile:
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result():
                 self.step_back()
+            elif self._first(self._fresh) is None and self._first(self._offenders) is None:
+                # The last one who waited takes the timer along.
+                self._set_timer(self._clock.monotonic())
             raise
         finally:
             self._progress.wait_end("breaker")

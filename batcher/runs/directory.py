@@ -13,7 +13,7 @@ from pathlib import Path
 from batcher.clock import Clock
 from batcher.errors import JobError, UsageError
 from batcher.runs.runfile import RunFile, read_run_file, write_run_file
-from batcher.storage.durable import Disk, sync_directory
+from batcher.storage.durable import Disk, leftovers, sync_directory
 
 _STAMP_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 _RUN_NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)-[0-9a-f]{4}")
@@ -88,6 +88,15 @@ class RunDirectory:
     def write(self, run: RunFile, disk: Disk) -> None:
         """Replace `run.json`; see `write_run_file`."""
         write_run_file(self.run_json, run, disk)
+
+    def tidy(self, disk: Disk) -> None:
+        """Remove what a process that was killed had half written: results may be gigabytes. The caller holds the lock.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        for path in leftovers(self.path):
+            disk.remove(path)
 
     @property
     def job(self) -> str:

@@ -1,10 +1,13 @@
 """One run of a job at a time.
 
 The lock is the operating system's (`flock` on `runs/<job>/.lock`), so it ends with the process that holds it,
-also by `kill -9`. Who holds it stands in `.lock-owner.json` beside it, for the message only: a stale or
-broken owner file never holds anything back, and nobody removes a lock that is not theirs.
+also by `kill -9`. On a directory that several hosts share it is worth what the file system's `flock` is worth:
+Linux keeps it between the clients of an NFS server (flock(2)), and where a file system has none the lock is
+refused. Who holds it stands in `.lock-owner.json` beside it, for the message only: a stale or broken owner
+file, of this host or another, never holds anything back, and nobody removes a lock that is not theirs.
 """
 
+import contextlib
 import os
 import socket
 from datetime import datetime
@@ -13,12 +16,12 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from batcher.clock import Clock
-from batcher.errors import JobError, LockedError
+from batcher.errors import JobError, LockedError, StorageError
 from batcher.runs.runfile import utc, write_bytes
-from batcher.storage.durable import Disk
+from batcher.storage.durable import Disk, leftovers
 
 # Somebody who only looks (`is_locked`) holds the lock for microseconds; a start waits that out.
 _PATIENCE_S = 0.3
@@ -44,8 +47,7 @@ class JobLock:
 
     def __init__(self, job_path: Path, clock: Clock, disk: Disk) -> None:
         self._job_path, self._clock, self._disk = job_path, clock, disk
-        # A run may be released by another thread than the one that began it.
-        self._lock = FileLock(_lock_path(job_path), thread_local=False)
+        self._lock = _file_lock(job_path)
         self._owner: LockOwner | None = None
 
     def acquire(self) -> None:
@@ -66,7 +68,13 @@ class JobLock:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise JobError(f"cannot lock {self._job_path}: {reason}; choose another directory with --runs") from error
-        self._write_owner(LockOwner(os.getpid(), socket.gethostname(), utc(self._clock.now())))
+        try:
+            for path in leftovers(self._job_path):
+                self._disk.remove(path)
+            self._write_owner(LockOwner(os.getpid(), socket.gethostname(), utc(self._clock.now())))
+        except BaseException:
+            self._lock.release()
+            raise
 
     def name_run(self, run: Path) -> None:
         """Tell others which run holds the lock."""
@@ -80,7 +88,9 @@ class JobLock:
             return
         self._owner = None
         try:
-            self._disk.remove(_owner_path(self._job_path))
+            # A disk that refuses must not turn a finished run into a failed one: a stale owner holds nothing back.
+            with contextlib.suppress(StorageError):
+                self._disk.remove(_owner_path(self._job_path))
         finally:
             self._lock.release()
 
@@ -94,12 +104,7 @@ class JobLock:
         self.release()
 
     def _write_owner(self, owner: LockOwner) -> None:
-        encoded = msgspec.json.encode(owner)
-        try:
-            write_bytes(_owner_path(self._job_path), encoded, self._disk)
-        except BaseException:
-            self._lock.release()
-            raise
+        write_bytes(_owner_path(self._job_path), msgspec.json.encode(owner), self._disk)
         self._owner = owner
 
 
@@ -107,7 +112,7 @@ def is_locked(job_path: Path) -> bool:
     """Whether a process is at work on the job: a `running` run of an unlocked job was killed."""
     if not _lock_path(job_path).exists():
         return False
-    probe = FileLock(_lock_path(job_path))
+    probe = _file_lock(job_path)
     try:
         probe.acquire(timeout=0)
     except Timeout:
@@ -133,6 +138,12 @@ def _owner_words(job_path: Path) -> str:
         return ""
     run = "" if owner.run is None else f", {owner.run}"
     return f": pid {owner.pid} on {owner.host}, since {owner.since.strftime('%Y-%m-%d %H:%M:%S')} UTC{run}"
+
+
+def _file_lock(job_path: Path) -> BaseFileLock:
+    # A run may be released by another thread than the one that began it. On a file system without `flock` the
+    # lock is refused: the library's stand-in is a file that a killed process on another host leaves for ever.
+    return FileLock(_lock_path(job_path), thread_local=False, fallback_to_soft=False)
 
 
 def _lock_path(job_path: Path) -> Path:

@@ -9,6 +9,7 @@ before, the old file is. What no program can promise: a disk that says "synced" 
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -16,6 +17,7 @@ from typing import BinaryIO, Protocol
 from batcher.errors import StorageError
 
 _TEMPORARY_SUFFIX = ".tmp"
+_LEFTOVER_NAME = re.compile(r"\..+\.\d+\.tmp")
 
 
 class LogFile(Protocol):
@@ -58,6 +60,13 @@ class Disk(Protocol):
         ...
 
 
+def _made_anew(temporary: Path) -> BinaryIO:
+    """A new file. Its name can be foreseen: what lies there, a link to elsewhere even, is not written to."""
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(temporary, flags, 0o666), "wb")
+
+
 def storage_error(error: OSError, path: Path) -> StorageError:
     """The disk's refusal as a sentence with the fix."""
     reasons = {
@@ -82,7 +91,7 @@ class LocalDisk:
         temporary = target.with_name(f".{target.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
         try:
             try:
-                with temporary.open("wb") as file:
+                with _made_anew(temporary) as file:
                     write(file)
                     file.flush()
                     os.fsync(file.fileno())
@@ -184,6 +193,11 @@ class LocalLog:
             raise storage_error(error, self._path) from error
         finally:
             os.close(self._fd)
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """The half-written files that killed processes left there, and those that living ones write at this moment."""
+    return [path for path in sorted(directory.iterdir()) if _LEFTOVER_NAME.fullmatch(path.name)]
 
 
 def sync_directory(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""A disk that fails, cuts short or forgets, to show that nothing is lost by it.
+"""A disk that fails, cuts short, forgets or loses its power, to show that nothing is lost by it.
 
 `FaultyDisk` stands before another disk and counts what is asked of it: `append`, `sync`, `reserve`,
 `open_log`, `durable_write`, `rename` and `remove` are one operation each. A test lets the n-th fail for
@@ -14,8 +14,9 @@ from typing import BinaryIO, Literal
 
 from batcher.storage.durable import Disk, LogFile, storage_error
 
-FaultMode = Literal["fail", "short"]
-"""`fail` does nothing of the operation; `short` does a part of it first, as a crash in its middle would."""
+FaultMode = Literal["fail", "short", "off"]
+"""`fail` does nothing of the operation; `short` does a part of it first, as a crash in its middle would; `off` is
+a power cut: neither this operation nor any later one does anything, and `power_cut` takes what was not synced."""
 
 _BLOCK_BYTES = 4096
 
@@ -30,6 +31,8 @@ class FaultyDisk:
         lasts: Whether all later operations fail too, as on a disk that is full or gone; removing still works.
         room_bytes: How much room the disk has for logs and their reserve, and for whole files; None for any.
         error_number: What the failure says.
+        forget_at: The number of an operation that a lying disk acknowledges, and that `power_cut` undoes all the
+            same: a synced append, a sync, a renamed file.
     """
 
     def __init__(
@@ -41,8 +44,11 @@ class FaultyDisk:
         lasts: bool = False,
         room_bytes: int | None = None,
         error_number: int = errno.ENOSPC,
+        forget_at: int | None = None,
     ) -> None:
         self._inner = inner
+        self._forget_at = forget_at
+        self._forgotten: list[Callable[[], None]] = []
         self._fail_at, self._mode, self._lasts = fail_at, mode, lasts
         self._error_number = error_number
         self._room_bytes = room_bytes
@@ -70,6 +76,8 @@ class FaultyDisk:
                     write(file)
                     file.truncate(file.tell() // 2)
             raise self.error(target)
+        if self.forgets():
+            self.undo_at_power_cut(_putting_back(target))
         self._inner.durable_write(target, write_and_take_room)
 
     def open_log(self, path: Path, *, size_bytes: int = 0) -> "FaultyLog":
@@ -85,12 +93,17 @@ class FaultyDisk:
         """See `Disk`."""
         if self.fails("rename"):
             raise self.error(source)
+        if self.forgets():
+            self.undo_at_power_cut(_putting_back(source))
+            self.undo_at_power_cut(_putting_back(target))
         self._inner.rename(source, target)
         self._used_bytes[target] = self._used_bytes.pop(source, 0)
 
     def remove(self, path: Path) -> None:
         """See `Disk`. Cut short, the file is gone and the error comes all the same."""
         fails = self.fails("remove")
+        if not fails and self.forgets():
+            self.undo_at_power_cut(_putting_back(path))
         if not fails or self._mode == "short":
             self._inner.remove(path)
             self._used_bytes.pop(path, None)
@@ -99,13 +112,24 @@ class FaultyDisk:
             raise self.error(path)
 
     def power_cut(self, chance: random.Random | None = None) -> None:
-        """Forget what was appended to logs and not synced; the logs cannot be used after it.
+        """Forget what was appended to logs and not synced, and what was to be forgotten; the logs are useless after it.
 
         With `chance`, each block of 4 KiB is kept or forgotten by itself, for disks write them out in any order.
         """
         for log in self._logs.values():
             log.forget(chance)
         self._logs.clear()
+        for undo in self._forgotten:
+            undo()
+        self._forgotten.clear()
+
+    def forgets(self) -> bool:
+        """Whether the operation counted last is the one that a power cut will undo."""
+        return len(self.operations) == self._forget_at
+
+    def undo_at_power_cut(self, undo: Callable[[], None]) -> None:
+        """Remember how the forgotten operation is undone."""
+        self._forgotten.append(undo)
 
     def fails(self, operation: str) -> bool:
         """Count one operation, and say whether it is one that fails."""
@@ -114,6 +138,8 @@ class FaultyDisk:
             number = len(self.operations)
         if self._fail_at is None:
             return False
+        if self._mode == "off":
+            return number >= self._fail_at
         return number == self._fail_at or (self._lasts and number > self._fail_at and operation != "remove")
 
     def is_short(self) -> bool:
@@ -153,6 +179,8 @@ class FaultyLog:
             raise self._disk.error(self._path)
         reserved_bytes = max(self._reserved_bytes, self._size_bytes + len(chunk))
         self._disk.take_room(self._path, reserved_bytes)
+        if self._disk.forgets():
+            self._disk.undo_at_power_cut(_zeroing(self._path, self._size_bytes, len(chunk)))
         self._inner.append(chunk)
         self._size_bytes += len(chunk)
         self._reserved_bytes = reserved_bytes
@@ -162,6 +190,8 @@ class FaultyLog:
         size_bytes = self._size_bytes
         if self._disk.fails("sync"):
             raise self._disk.error(self._path)
+        if self._disk.forgets():
+            return
         self._inner.sync()
         self._synced_bytes = size_bytes
 
@@ -187,3 +217,28 @@ class FaultyLog:
                 start, stop = max(block, self._synced_bytes), min(block + _BLOCK_BYTES, len(content))
                 content[start:stop] = bytes(stop - start)
         self._path.write_bytes(content)
+
+
+def _putting_back(path: Path) -> Callable[[], None]:
+    """What makes `path` as it is now."""
+    content = path.read_bytes() if path.exists() else None
+
+    def put_back() -> None:
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(content)
+
+    return put_back
+
+
+def _zeroing(path: Path, start: int, length: int) -> Callable[[], None]:
+    """What makes a stretch of a log read as if it had never been written."""
+
+    def zero() -> None:
+        if path.exists():
+            content = bytearray(path.read_bytes())
+            content[start : start + length] = bytes(len(content[start : start + length]))
+            path.write_bytes(content)
+
+    return zero

@@ -32,9 +32,17 @@ def reply(text: str = "yes", *, spend: Spend = ONE_CALL) -> Reply:
     return Reply(text, spend, latency_ms=5.0, provider="fake", finish_reason="stop")
 
 
-def failure(kind: FailureKind = "server", *, retry_after_s: float | None = None, reached: bool = True) -> CallError:
+def failure(
+    kind: FailureKind = "server",
+    *,
+    status: int | None = None,
+    retry_after_s: float | None = None,
+    reached: bool = True,
+) -> CallError:
     """A failed attempt; its spend is one unbilled call."""
-    return CallError(f"made to fail: {kind}", kind=kind, retry_after_s=retry_after_s, reached=reached, spend=Spend(1))
+    return CallError(
+        f"made to fail: {kind}", kind=kind, status=status, retry_after_s=retry_after_s, reached=reached, spend=Spend(1)
+    )
 
 
 class FakeSource:
@@ -217,5 +225,6 @@ def _fresh(error: CallError) -> CallError:
         reached=error.reached,
         spend=error.spend,
         is_reshaped=error.is_reshaped,
+        is_billing_unknown=error.is_billing_unknown,
         hint=error.hint,
     )

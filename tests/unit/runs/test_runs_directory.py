@@ -168,3 +168,18 @@ def test_a_failed_write_leaves_the_old_state(tmp_path: Path) -> None:
         run.write(run_file(state="finished"), FullDisk())
 
     assert run.read().state == "running"
+
+
+def test_what_a_killed_process_had_half_written_is_removed(tmp_path: Path) -> None:
+    """Half of the results may be gigabytes; what is none of batcher's stays."""
+    run = created(tmp_path)
+    half = [run.path / f".{name}.4242.tmp" for name in ("results.parquet", "run.json", "kết quả.csv")]
+    mine = [run.path / name for name in (".notes.tmp", "x.4242.tmp", ".a.b")]
+    for path in (*half, *mine):
+        path.write_bytes(b"half")
+
+    run.tidy(DISK)
+
+    assert [] == [path for path in half if path.exists()]
+    assert mine == [path for path in mine if path.exists()]
+    assert run.read().job == "tickets"

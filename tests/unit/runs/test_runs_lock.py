@@ -1,5 +1,7 @@
 """The lock: one run of a job at a time, whatever happened before."""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -14,6 +16,7 @@ from batcher.errors import ExitCode, JobError, LockedError
 from batcher.runs.lock import JobLock, is_locked, lock_owner
 from batcher.storage.durable import LocalDisk
 from batcher.testing.clock import ManualClock
+from batcher.testing.disk import FaultyDisk
 
 HOLDER = """
 import sys
@@ -125,6 +128,39 @@ def test_a_lock_that_cannot_say_who_holds_it_is_not_kept(tmp_path: Path) -> None
         JobLock(tmp_path, ManualClock(), FullDisk()).acquire()
 
     assert not is_locked(tmp_path)
+
+
+def test_a_disk_that_refuses_at_the_end_does_not_fail_the_run(tmp_path: Path) -> None:
+    """The owner file is for the message only: a finished run stays finished, and the lock is free."""
+    disk = FaultyDisk(LocalDisk(), fail_at=2)
+    with JobLock(tmp_path, ManualClock(), disk):
+        pass
+
+    assert disk.has_failed
+    assert not is_locked(tmp_path)
+    with lock(tmp_path):
+        assert lock_owner(tmp_path).pid == os.getpid()
+
+
+def test_half_an_owner_file_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / "..lock-owner.json.4000000.tmp"
+    leftover.write_text("{")
+    with lock(tmp_path):
+        assert not leftover.exists()
+
+
+def test_where_the_file_system_has_no_locks_the_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that stands for a lock would be left by a process that dies on another host, and hold for ever."""
+
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+    with pytest.raises(JobError, match=r"cannot lock .*; choose another directory with --runs"):
+        lock(tmp_path).acquire()
+    assert [".lock"] == [path.name for path in tmp_path.iterdir()]
+    assert b"" == (tmp_path / ".lock").read_bytes()
 
 
 def test_a_place_that_cannot_be_locked_is_a_sentence(tmp_path: Path) -> None:
