@@ -25,10 +25,10 @@ that a job with three rows in flight sees an outage too.
 - what entered before it opened and failed after it, what failed as a probe, what did not reach the provider;
 - the failures of an episode that led to an opening. They looked like the rows' own when they came, so each row is
   given them back: as many of its next failures do not count;
-- further failures of the same rows while several fail and none is answered: whose fault it is will soon be known;
-- failures in bad weather, up to 20 a row: many rows fail, and those that failed are answered the next time. With
-  one backend of two dead, half of all calls fail: calls go on, since half of them are served, and no row is
-  lost. Where those that failed fail again, it is the rows and not the weather, and they pay.
+- further failures of the same rows while several fail and none is answered, as whose fault it is will soon be known;
+- failures in bad weather, up to 20 a row in both cases: many rows fail, and those that failed are answered the next
+  time. With one backend of two dead, half of all calls fail: calls go on, since half of them are served, and no row
+  is lost. Where those that failed fail again, it is the rows and not the weather, and they pay.
 
 **What closes it.** A probe that is answered. A success that entered before it opened does not, since it may have been
 on its way when the provider fell; but it brings the probe forward, once per opening. Where only offenders (rows
@@ -52,7 +52,7 @@ Pass = int
 """The permission to make one call; compare passes with nothing."""
 
 FREE_MAX = 20
-"""Failures in bad weather that cost a row nothing. If half of all calls fail, 25 in a row are one in 30 million."""
+"""Failures that cost a row nothing for either reason. If half of all calls fail, 25 in a row are one in 30 million."""
 
 MIXED_MIN, MIXED_SHARE_MAX = 5, 0.65
 """So many failures, and up to this share, of what was on the wire when it opened make bad weather and no outage."""
@@ -261,10 +261,10 @@ class Breaker:
                 return False
         offender.successes_seen = self._successes
         offender.failures_seen = None if self._is_vouched_for else self._failures
-        if speaks and not is_first and not answered and self._rows_heard > 1:
-            # Several rows fail and none is answered: whose fault it is will be known soon.
-            return False
-        if offender.free < FREE_MAX and not self._is_vouched_for and self._health.is_sick:
+        # Several rows fail and none is answered: whose fault it is will be known soon.
+        is_silent = speaks and not is_first and not answered and self._rows_heard > 1
+        is_weather = not self._is_vouched_for and self._health.is_sick
+        if offender.free < FREE_MAX and (is_silent or is_weather):
             offender.free += 1
             return False
         return offender.pay()

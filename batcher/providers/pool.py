@@ -6,9 +6,11 @@ provider's words.
 
 A refusal need not speak of the key, though: a firewall answers 403 to one row's text, a gateway 401 for a
 moment. So a key that has served rows is set aside only when three rows were refused with no answer
-between; a row that is refused again while the key serves others is refused itself.
+between, or one row three times; a row that is refused again while the key serves others is refused
+itself. And where a 403 would set a key aside, a tiny request of our own tells whether it is the key.
 """
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,16 +21,18 @@ from batcher.core.contracts import Caller, CallError
 from batcher.core.progress import Progress
 from batcher.core.records import NOTHING_SPENT, Reply, Request
 from batcher.errors import RefusedError
-from batcher.providers.gated import KeyRestsError
+from batcher.providers.gated import CANARY, KeyRestsError
 from batcher.providers.retrying import with_spend
 
 ROWS_REFUSED_MAX = 3
 """So many rows refused in a row, on a key that served before, speak of the key."""
 
 ASKED_MAX = 3
-"""A row that is refused so often with nobody else to compare it with is refused for good."""
+"""A row that is refused so often, with nobody else to compare it with, speaks of the key too."""
 
 ASKED_AGAIN_AFTER_S = 1.0
+
+HTTP_FORBIDDEN = 403
 
 
 class Member(Caller, Protocol):
@@ -61,11 +65,13 @@ class _Place:
     `rows_since` the rows refused since the last answer.
     """
 
-    __slots__ = ("answers", "member", "refusals", "rows_since")
+    __slots__ = ("answers", "is_set_aside", "member", "one_at_a_time", "refusals", "rows_since")
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.answers = 0
+        self.is_set_aside = False
+        self.one_at_a_time = asyncio.Lock()
         self.refusals: dict[int, tuple[int, int]] = {}
         self.rows_since: set[int] = set()
 
@@ -81,13 +87,14 @@ class _Place:
         self.refusals[row] = (times + 1, answers_then)
         self.rows_since.add(row)
 
-    @property
-    def is_key_at_fault(self) -> bool:
-        return self.answers == 0 or len(self.rows_since) >= ROWS_REFUSED_MAX
+    def is_key_suspect(self, row: int) -> bool:
+        times, _ = self.refusals[row]
+        return self.answers == 0 or len(self.rows_since) >= ROWS_REFUSED_MAX or times >= ASKED_MAX
 
     def is_row_at_fault(self, row: int) -> bool:
+        """Whether the key has served others since the row was first refused, and refused it again."""
         times, answers_then = self.refusals[row]
-        return times >= ASKED_MAX or (times > 1 and self.answers > answers_then)
+        return times > 1 and self.answers > answers_then
 
 
 class Pool:
@@ -124,6 +131,7 @@ class Pool:
                 if error.kind not in ("auth", "quota"):
                     raise
                 await self._refused(place, request, error)
+                spend = error.spend
             else:
                 place.answered(request.row)
                 return with_spend(reply, spend)
@@ -145,21 +153,52 @@ class Pool:
             RefusedError: It was the last key.
         """
         place.refused(request.row)
-        if error.kind == "quota" or place.is_key_at_fault:
+        if error.kind == "quota":
             self._set_aside(place, error)
-        elif place.is_row_at_fault(request.row):
-            raise error
-        else:
-            self._progress.wait_begin("backoff", self._clock.monotonic())
-            try:
-                await self._clock.sleep(ASKED_AGAIN_AFTER_S)
-            finally:
-                self._progress.wait_end("backoff")
+            return
+        # A hundred rows may be refused at once: one of them finds out why.
+        async with place.one_at_a_time:
+            if place.is_row_at_fault(request.row):
+                raise error
+            if not place.is_set_aside and place.is_key_suspect(request.row):
+                if error.status == HTTP_FORBIDDEN and await self._is_key_well(place, error):
+                    raise error
+                self._set_aside(place, error)
+        if place.is_set_aside:
+            # For those too that were refused meanwhile: it raises where no other key is left.
+            self._set_aside(place, error)
+            return
+        self._progress.wait_begin("backoff", self._clock.monotonic())
+        try:
+            await self._clock.sleep(ASKED_AGAIN_AFTER_S)
+        finally:
+            self._progress.wait_end("backoff")
+
+    async def _is_key_well(self, place: _Place, error: CallError) -> bool:
+        """Whether the key is let in with a request of our own; what that used is the row's to pay."""
+        try:
+            reply = await place.member.call(Request(row=-1, messages=CANARY))
+        except CallError as failure:
+            error.spend = error.spend + failure.spend
+            return False
+        except KeyRestsError:
+            # It rests because it was let in before.
+            return True
+        error.spend = error.spend + reply.spend
+        place.answered(-1)
+        return True
 
     def _set_aside(self, place: _Place, error: CallError) -> None:
-        if len(self._places) > 1 or place not in self._places:
-            if place in self._places:
-                self._places.remove(place)
-                self._tell(f"{place.member.name} is set aside: {error.message}")
-            return
-        raise RefusedError(f"{place.member.name} was refused: {error.message}", hint=error.hint) from None
+        """Ask this key no more.
+
+        Raises:
+            RefusedError: It was the last one.
+        """
+        if place in self._places:
+            if len(self._places) == 1:
+                place.is_set_aside = True
+                raise RefusedError(f"{place.member.name} was refused: {error.message}", hint=error.hint) from None
+            self._places.remove(place)
+        if not place.is_set_aside:
+            place.is_set_aside = True
+            self._tell(f"{place.member.name} is set aside: {error.message}")

@@ -88,17 +88,39 @@ async def test_a_firewall_that_forbids_one_row_fails_that_row_and_not_the_job() 
     assert [] == bench.told
 
 
-async def test_a_row_that_is_refused_alone_is_failed_after_three_calls() -> None:
-    bench = Bench(FakeCaller(rows={7: [failure("auth")]}))
-    await bench.pool.call(request(1))
+async def test_a_forbidden_row_with_nobody_to_compare_it_with_is_told_from_its_key_by_a_canary() -> None:
+    """The last row of a run, or the first: 403, and no other row shows whether it is the key."""
+    bench = Bench(FakeCaller(rows={7: [failure("auth", status=403)]}, name="key 1"))
 
     error = await bench.finish(bench.start(7))
 
-    assert ("auth", 3) == (error.kind, error.spend.attempts)
+    assert ("auth", 2) == (error.kind, error.spend.attempts), "the canary is paid by the row"
+    assert [7, -1] == [one.row for one in bench.members[0].requests]
+    assert [] == bench.told
+
+
+async def test_a_key_that_is_forbidden_refuses_the_job_after_one_canary() -> None:
+    bench = Bench(FakeCaller([failure("auth", status=403)], name="key 1"))
+
+    errors = [await bench.finish(task) for task in [bench.start(row) for row in range(10)]]
+
+    assert all(isinstance(error, RefusedError) for error in errors)
+    assert 1 == [one.row for one in bench.members[0].requests].count(-1)
+
+
+async def test_a_key_that_is_revoked_before_the_last_row_refuses_the_job() -> None:
+    """The row must not end as failed: it is asked again when the key is mended."""
+    bench = Bench(FakeCaller([reply(), failure("auth", status=401)], name="key 1"))
+    await bench.pool.call(request(0))
+
+    error = await bench.finish(bench.start(1))
+
+    assert isinstance(error, RefusedError)
+    assert 4 == len(bench.members[0].requests)
 
 
 async def test_a_key_that_is_revoked_on_the_way_refuses_the_job_after_three_rows() -> None:
-    bench = Bench(FakeCaller([reply(), failure("auth")], name="key 1"))
+    bench = Bench(FakeCaller([reply(), failure("auth", status=401)], name="key 1"))
     await bench.pool.call(request(0))
 
     errors = [await bench.finish(task) for task in [bench.start(row) for row in range(1, 6)]]
@@ -144,7 +166,7 @@ class Bench:
     """A pool on a clock of its own."""
 
     def __init__(self, *members: FakeCaller) -> None:
-        self.clock, self.told = ManualClock(), []
+        self.clock, self.told, self.members = ManualClock(), [], members
         self.pool = Pool(members, clock=self.clock, progress=Progress(), tell=self.told.append)
 
     def start(self, row: int) -> "asyncio.Task":
