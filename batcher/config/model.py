@@ -202,7 +202,7 @@ class CircuitBreaker(Section):
 
     failure_threshold: Count = Field(
         default=5,
-        description="Failures after which calls are held back, at a provider that hardly ever fails; more where failures are usual.",
+        description="Failures after which calls are held back; where failures are usual, it takes more of them.",
     )
     recovery_time_s: Seconds = _seconds("60s", "recovery_time", "Wait before one call probes whether it is back.")
     max_outage_s: Seconds = _seconds("30m", "max_outage", "Down for longer than this, the run stops, resumable.")

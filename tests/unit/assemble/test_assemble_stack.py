@@ -19,7 +19,14 @@ async def stack_of(tmp_path: Path, more: str) -> Stack:
     job = load_job(path, environ={"A": "key-a-0123456789", "B": "key-b-0123456789"}).job
     tools = Tools(ManualClock(), Progress(), Flight(), lambda text: text, lambda _: None)
     stack = build_stack(
-        job, endpoint_of(job.sole_provider, job), tools, response_format=None, price=None, budget=None, is_first=True, seed=1
+        job,
+        endpoint_of(job.sole_provider, job),
+        tools,
+        response_format=None,
+        price=None,
+        budget=None,
+        is_first=True,
+        seed=1,
     )
     await stack.close()
     return stack
