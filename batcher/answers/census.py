@@ -18,7 +18,7 @@ class Census:
     An answer of which nothing can be seen counts as empty: white space, zero-width characters, `""`.
 
     Args:
-        labels: The job's labels; None for free text, whose answers are then looked at for sameness.
+        labels: The job's labels; None for free text.
     """
 
     def __init__(self, labels: Sequence[str] | None) -> None:
@@ -58,8 +58,8 @@ class Census:
     def _add_ok(self, batch: pa.RecordBatch) -> None:
         answers = pc.fill_null(batch.column("answer"), "")
         self.empty += pc.match_substring_regex(answers, _NOTHING).true_count
+        self.heads.add(answers)
         if self.labels is None:
-            self.heads.add(answers)
             return
         counts = pc.value_counts(batch.column("label").drop_null())
         for label, count in zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True):

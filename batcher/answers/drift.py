@@ -122,7 +122,8 @@ def _changes(drift: Drift) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %" if share == 0 or share >= 0.01 else f"{share * 100:.2g} %"
+    """Rounded down, as the labels' shares are elsewhere: 99.6 % is not everything."""
+    return f"{int(share * 100 + 1e-9)} %" if share == 0 or share >= 0.01 else f"{share * 100:.2g} %"
 
 
 def _above(distance: float, allowed: Decimal) -> str:

@@ -1,9 +1,12 @@
 """One answer given to everything: found among millions of rows in bounded memory.
 
 A provider that answers "Prompt is too long" as text to every row gives answers that are `ok`, not empty, and
-worth nothing. Answers are compared trimmed and in lower case; where one reads like an error message, its
-numbers count as one sign, so that "213462 tokens > 200000" and "198004 tokens > 200000" are the same. Only
-there: "ticket 17 of 40" and "ticket 18 of 40" may well be two right answers.
+worth nothing. Answers are compared trimmed and in lower case; where one reads like an error message (`complaint`),
+its numbers and ids count as one sign, so that "213462 tokens > 200000" and "198004 tokens > 200000" are the
+same. Only there: "ticket 17 of 40" and "ticket 18 of 40" may well be two right answers.
+
+One answer is also rightly given often: `positive`, "Yes, it is.", "not found". What tells a job that sorts its
+rows in its own words from one that is stuck are the other answers: in the first, they too are given again and again.
 
 Two passes keep the price low. `SameHeads` looks at the beginning of each answer while the results are written;
 only where one beginning is frequent does `SameAnswers` read the whole answers again. Both count with the
@@ -11,8 +14,9 @@ summary of Misra and Gries 1982 (merged as Agarwal et al. 2012): with k counters
 more than n / (k + 1), and none is too large.
 """
 
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -20,34 +24,57 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from batcher.answers.complaint import complaints, is_about_asking, is_complaint, says_nothing_found, tells_of_failure
+
 ROWS_MIN = 20
 """Of fewer answers, several may be the same by chance."""
 
-WIDTH_MIN = 8
-"""Shorter answers (`yes`, `positive?`) are rightly given often. Chinese, Japanese and Korean characters count twice."""
+WIDTH_MIN = 11
+"""Shorter answers (`yes`, `positive`, `tích cực`) are rightly given often. Chinese, Japanese, Korean characters count
+twice."""
+
+EVERYTHING = Decimal("0.95")
+"""Up to here, "not found" is an answer like any other."""
 
 COUNTERS = 200
 
-_HEAD_CHARS, _FOLDED_HEAD_CHARS = 100, 50
-_NUMBER = r"\p{Nd}+(?:[.,]\p{Nd}+)*"
+_PHRASE_WIDTH_MAX, _STRAY_ROWS_MAX = 24, 10
+_HEAD_CHARS, _FOLDED_HEAD_CHARS = 120, 50
+# A number, or an id that holds one: `198,004`, `req_011CaX`, `3f2a-99b1`.
+_NUMBER = r"[a-z_-]*\p{Nd}(?:[.,]?[a-z\p{Nd}_-])*"
 _NUMBER_SIGN = "#"
-# What providers, proxies and models say when they did not answer, in the languages our users write most.
-_ERROR_WORDS = (
-    r"\b(?:error|exception|traceback|failed|failure|too (?:long|large|many)|tokens?|context|exceed(?:s|ed|ing)?|limit"
-    r"|limited|maximum|quota|time[d -]*out|unauthori[sz]ed|forbidden|denied|unavailable|overloaded|invalid|request)\b"
-    r"|错误|錯誤|过长|過長|太长|太長|超过|超過|超出|限制|无法|無法|エラー|長すぎ"
-    r"|ผิดพลาด|ยาวเกิน|เกินกำหนด|เกินขีด|ไม่สามารถ|lỗi|quá dài|vượt quá|giới hạn|không thể"
-)
+
+
+@dataclass(frozen=True, slots=True)
+class SameLimit:
+    """The largest shares (0 to 1) of the answers that may be the same, and that may be the same error."""
+
+    share: Decimal = Decimal("0.5")
+    errors: Decimal = Decimal("0.1")
+
+    @property
+    def least(self) -> Decimal:
+        """A share up to which nothing is ever said."""
+        return min(self.share, self.errors)
 
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """The answer that most rows have. `rows` is a lower bound unless `is_exact`; `text` is one of them as given."""
+    """An answer that many rows have. `rows` is a lower bound unless `is_exact`; `text` is one of them as given."""
 
     rows: int
     answers: int
     text: str
+    is_error: bool = False
     is_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was given most: `stuck` is above what the rule allows, `usual` is frequent and may well be right."""
+
+    stuck: Same | None = None
+    usual: Same | None = None
 
 
 class Frequent:
@@ -92,8 +119,8 @@ class Frequent:
 class SameHeads:
     """Whether so many answers begin alike that the whole ones are worth a look.
 
-    It never says no where one answer takes more than the share, however its numbers differ in length (by up to 50
-    digits in its first 100 characters).
+    It never says no where one answer takes more than the share, however its numbers differ in length (by up to 70
+    characters in its first 120).
     """
 
     def __init__(self) -> None:
@@ -109,66 +136,113 @@ class SameHeads:
         self._answers += len(answers)
 
     def may_be_above(self, share: Decimal) -> bool:
-        """Whether one answer may take more than `share` of them."""
+        """Whether one answer that says something may take more than `share` of them."""
         if self._answers < ROWS_MIN or share >= 1:
             return False
         most = share * self._answers - self._frequent.missed_max
-        return any(
-            count > most and (_NUMBER_SIGN in self._frequent.shown[digest] or _is_wide(self._frequent.shown[digest]))
-            for digest, count in self._frequent.counts.items()
-        )
+        return any(count > most and self._frequent.shown[digest] for digest, count in self._frequent.counts.items())
 
 
 class SameAnswers:
-    """The whole answer that is given most."""
+    """The whole answers that are given most.
 
-    def __init__(self) -> None:
+    Args:
+        labels: The job's labels. With them, only an error in which a label happens to stand is of interest:
+            "Prompt is too long" is no answer, also where `long` is a label.
+    """
+
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
         self._frequent = Frequent()
         self._answers = 0
+        # The longest first, so that no label hides one that it begins.
+        known = sorted((re.escape(label.strip().lower()) for label in labels or ()), key=len, reverse=True)
+        self._labels = re.compile("|".join(known)) if known else None
 
     def add(self, answers: pa.Array) -> None:
         """Count a batch of answers without nulls."""
         plain = _plain(answers)
-        folded = _folded(plain)
-        key = pc.if_else(pc.match_substring_regex(folded, _ERROR_WORDS), folded, plain)
-        self._frequent.add(key, answers)
-        self._answers += len(answers)
+        is_error = complaints(plain)
+        if is_error.true_count:
+            self._frequent.add(_folded(plain.filter(is_error)), answers.filter(is_error))
+            plain, answers = plain.filter(pc.invert(is_error)), answers.filter(pc.invert(is_error))
+        self._frequent.add(plain, answers)
+        self._answers += len(is_error)
 
-    def most(self) -> Same | None:
-        """The most frequent answer that says more than a word; None where there is none, or too few answers."""
-        counts = {
-            digest: count for digest, count in self._frequent.counts.items() if _is_wide(self._frequent.shown[digest])
-        }
-        if not counts or self._answers < ROWS_MIN:
-            return None
-        digest = max(counts, key=counts.__getitem__)
-        is_exact = self._frequent.missed_max == 0
-        return Same(counts[digest], self._answers, self._frequent.shown[digest], is_exact=is_exact)
+    def given(self, limit: SameLimit) -> Given:
+        """What of it is above the limit, and what else is above its share."""
+        if self._answers < ROWS_MIN or limit.share >= 1:
+            return Given()
+        counts = self._frequent.counts
+        most = sorted((digest for digest in counts if self._frequent.shown[digest].strip()), key=lambda x: -counts[x])
+        stuck = next((self._same(digest) for digest in most if self._is_stuck(digest, limit)), None)
+        first = self._same(most[0]) if most else None
+        is_usual = stuck is None and first is not None and first.rows > limit.share * self._answers
+        return Given(stuck, first if is_usual and self._labels is None else None)
+
+    def _same(self, digest: bytes) -> Same:
+        return Same(
+            self._frequent.counts[digest],
+            self._answers,
+            self._frequent.shown[digest],
+            is_error=self._is_error(digest),
+            is_exact=self._frequent.missed_max == 0,
+        )
+
+    def _is_error(self, digest: bytes) -> bool:
+        return is_complaint(self._frequent.shown[digest], beside=self._labels)
+
+    def _is_stuck(self, digest: bytes, limit: SameLimit) -> bool:
+        """Whether the answer takes more than its share, and is none that a job rightly gives so often."""
+        share, text = Decimal(self._frequent.counts[digest]) / self._answers, self._frequent.shown[digest]
+        if share <= limit.least:
+            return False
+        is_all = share > max(limit.share, EVERYTHING)
+        if self._labels is not None:
+            return share > limit.share and self._is_error(digest)
+        if says_nothing_found(text):
+            return is_all and (_width(text) >= WIDTH_MIN or tells_of_failure(text))
+        if self._is_error(digest):
+            # A job that sorts tickets may rightly say `系统错误` often, but hardly "prompt is too long".
+            return share > limit.errors and (is_about_asking(text) or not self._is_sorting(digest))
+        return share > limit.share and _width(text) >= WIDTH_MIN and not self._is_sorting(digest)
+
+    def _is_sorting(self, digest: bytes) -> bool:
+        """Whether the rest are answers that are given again and again too, none far shorter: rows are being sorted."""
+        counts, width = self._frequent.counts, _width(self._frequent.shown[digest])
+        rest = self._answers - counts[digest]
+        again = sum(
+            count
+            for other, count in counts.items()
+            if count > 1 and other != digest and 2 * _width(self._frequent.shown[other]) >= width
+        )
+        is_stray = 0 < rest < _STRAY_ROWS_MAX and width < _PHRASE_WIDTH_MAX
+        return is_stray or (rest > 0 and 2 * again >= rest)
 
 
-def most_given(batches: Iterable[pa.Array]) -> Same | None:
-    """The answer that is given most in all of these batches; see `SameAnswers.most`."""
-    same = SameAnswers()
+def most_given(batches: Iterable[pa.Array], limit: SameLimit, labels: Sequence[str] | None = None) -> Given:
+    """What is given most in all of these batches; see `SameAnswers`."""
+    same = SameAnswers(labels)
     for answers in batches:
         same.add(answers)
-    return same.most()
+    return same.given(limit)
 
 
-def judge_sameness(same: Same | None, share: Decimal, *, shown: str) -> list[str]:
-    """A sentence where one answer takes more than `share` of them, else none.
+def same_sentence(same: Same, limit: SameLimit, *, shown: str) -> str:
+    """Why a run with this answer is no success.
 
     Args:
-        same: The answer that is given most.
-        share: `success.same`.
+        same: An answer above the limit.
+        limit: The rule's.
         shown: `same.text`, masked and made safe to show.
     """
-    if same is None or same.rows <= share * same.answers:
-        return []
     about = "" if same.is_exact else "at least "
-    return [
-        f'{about}{same.rows:,} of {same.answers:,} answers are the same: "{shown}"; '
-        f"success.same allows {format((share * 100).normalize(), 'f')} %"
-    ]
+    many = f"{about}{same.rows:,} of {same.answers:,} answers are the same"
+    if same.rows > limit.share * same.answers:
+        return f'{many}: "{shown}"; success.same allows {_percent(limit.share)}'
+    return (
+        f'{many} error told as text: "{shown}"; {_percent(limit.errors)} of such answers are allowed '
+        "(another share: success.same)"
+    )
 
 
 def _plain(texts: pa.Array) -> pa.Array:
@@ -179,7 +253,10 @@ def _folded(texts: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(texts, _NUMBER, _NUMBER_SIGN)
 
 
-def _is_wide(text: str) -> bool:
-    """Whether the text takes `WIDTH_MIN` columns or more."""
-    start = text.strip()[:WIDTH_MIN]
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in start) >= WIDTH_MIN
+def _percent(share: Decimal) -> str:
+    return f"{format((share * 100).normalize(), 'f')} %"
+
+
+def _width(text: str) -> int:
+    """Columns that the text takes in a terminal, about."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()[:200])

@@ -4,10 +4,11 @@ The shares of failed, invalid and empty rows are judged here; what concerns the 
 `sameness`, `drift` and `gold`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from batcher.answers.gold import GoldRule
+from batcher.answers.sameness import SameLimit
 
 _LEAST_DIGITS = Decimal("0.01")
 
@@ -16,14 +17,14 @@ _LEAST_DIGITS = Decimal("0.01")
 class SuccessRule:
     """The largest shares (0 to 1) of all rows that may be failed, invalid or empty, and what else must hold.
 
-    `same` is the largest share of the `ok` rows that one answer may take; `label_drift` the largest distance
+    `same` holds the largest shares of the `ok` rows that one answer may take; `label_drift` is the largest distance
     of the labels' shares from those of the last good run. None asks nothing.
     """
 
     failed: Decimal = Decimal("0.01")
     invalid: Decimal = Decimal("0.05")
     empty: Decimal = Decimal("0.05")
-    same: Decimal = Decimal("0.5")
+    same: SameLimit = field(default_factory=SameLimit)
     label_drift: Decimal | None = None
     gold: GoldRule | None = None
 

@@ -7,6 +7,7 @@ from batcher.core.progress import Progress
 from batcher.errors import BatcherError, ExitCode
 from batcher.ledger.ledger import Ledger
 from batcher.observe.summary import State, Total, summary_lines
+from batcher.observe.text import clean
 
 _STATES: dict[ExitCode, State] = {
     ExitCode.OK: "finished",
@@ -15,6 +16,11 @@ _STATES: dict[ExitCode, State] = {
     ExitCode.BUDGET: "budget",
     ExitCode.REFUSED: "refused",
 }
+
+_LOOK = (
+    "look at the answers: `batcher export {run} --to answers.csv`; `batcher retry` leaves ok rows alone, "
+    "and `batcher run --fresh` asks every row again"
+)
 
 
 def last_lines(
@@ -44,6 +50,9 @@ def last_lines(
     """
     # Refused with every row done: there is nothing to resume, and `retry` asks again.
     is_refused_whole = code == ExitCode.REFUSED and error is None
+    mend = None if error is None else error.hint
+    if judged is not None and judged.are_answers_wrong:
+        mend = _LOOK.format(run=clean(run))
     return summary_lines(
         progress,
         {
@@ -64,5 +73,5 @@ def last_lines(
         notes=() if judged is None else judged.notes,
         reasons=reasons,
         said=() if judged is None else judged.said,
-        mend=None if error is None else error.hint,
+        mend=mend,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from batcher.answers.gold import GoldRule
 from batcher.answers.labels import LabelChecker, structured_format
+from batcher.answers.sameness import SameLimit
 from batcher.answers.success import SuccessRule
 from batcher.answers.text import TextChecker
 from batcher.assemble.books import refuse_unpriced
@@ -121,7 +122,8 @@ def success_rule(loaded: LoadedJob) -> SuccessRule:
         failed=success.failed,
         invalid=success.invalid,
         empty=success.empty,
-        same=success.same,
+        # A share that the job itself names holds for errors told as text too: somebody has thought about it.
+        same=SameLimit(success.same, success.same) if "same" in success.model_fields_set else SameLimit(success.same),
         label_drift=success.label_drift,
         gold=None if gold is None else GoldRule(gold.column, gold.min_accuracy),
     )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from batcher.answers.census import Census
 from batcher.answers.drift import judge_drift, label_drift
 from batcher.answers.gold import GoldRule, GoldTally, judge_gold
-from batcher.answers.sameness import judge_sameness, most_given
+from batcher.answers.sameness import SameLimit, most_given, same_sentence
 from batcher.answers.success import RowCounts, SuccessRule, judge_success
 from batcher.assemble.finish import BATCH_ROWS, first_error, write_all_results
 from batcher.assemble.prepare import Prepared, success_rule
@@ -47,6 +47,11 @@ class Judged:
     notes: list[str]
     empty: int
     totals: Mapping[str, Any]
+
+    @property
+    def are_answers_wrong(self) -> bool:
+        """Whether a reason is about rows that are `ok`, which `batcher retry` does not ask again."""
+        return len(self.reasons) > len(self.said)
 
 
 @dataclass(slots=True)
@@ -132,15 +137,26 @@ def _judge_answers(
     mask: Callable[[str], str],
 ) -> None:
     """What the rule asks of the answers: not all the same, labels like last time, gold rows right."""
-    if census.heads.may_be_above(rule.same):
-        same = most_given(_ok_answers(directory))
-        # Masked before it is cut: half a secret would no longer be known.
-        shown = "" if same is None else clean(mask(same.text), _ANSWER_CELLS_SHOWN)
-        found.reasons += judge_sameness(same, rule.same, shown=shown)
+    if census.heads.may_be_above(rule.same.least):
+        _judge_sameness(prepared, directory, rule.same, found, mask=mask)
     if rule.label_drift is not None and census.labels is not None:
         _judge_drift(directory, census.labels, rule, found)
     if rule.gold is not None:
         _judge_gold(prepared, directory, rule.gold, found)
+
+
+def _judge_sameness(
+    prepared: Prepared, directory: RunDirectory, limit: SameLimit, found: _Findings, *, mask: Callable[[str], str]
+) -> None:
+    """Say which answer was given to most rows: as a reason where the job is stuck on it, else as a note."""
+    given = most_given(_ok_answers(directory), limit, prepared.loaded.job.answer.labels)
+    # Masked before it is cut: half a secret would no longer be known.
+    if given.stuck is not None:
+        shown = clean(mask(given.stuck.text), _ANSWER_CELLS_SHOWN)
+        found.reasons.append(same_sentence(given.stuck, limit, shown=shown))
+    if given.usual is not None:
+        shown = clean(mask(given.usual.text), _ANSWER_CELLS_SHOWN)
+        found.notes.append(f'answers: "{shown}" {share(given.usual.rows, given.usual.answers)}')
 
 
 def _ok_answers(directory: RunDirectory) -> Iterator[pa.Array]:
@@ -153,39 +169,80 @@ def _ok_answers(directory: RunDirectory) -> Iterator[pa.Array]:
 # --- drift ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """A good run that this one is held against."""
+
+    run: RunDirectory
+    run_file: RunFile
+    labels: Mapping[str, int]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.labels.values())
+
+
 def _judge_drift(directory: RunDirectory, labels: Mapping[str, int], rule: SuccessRule, found: _Findings) -> None:
     """Hold the labels against those of the job's last good run, and say so where there is nothing to compare."""
-    earlier = _last_good_run(directory, found)
-    if earlier is None or rule.label_drift is None:
-        found.notes.append("label_drift: no earlier good run to compare with")
+    if rule.label_drift is None:
         return
-    run, run_file = earlier
-    before = _labels_of(run, run_file, like=directory.read(), labels=labels)
-    if before is None or before.keys() != labels.keys():
-        found.notes.append(f"label_drift: not compared, run {run.path.name} had other labels")
+    if not sum(labels.values()):
+        found.notes.append("label_drift: not compared, as no row has a label")
         return
-    drift = label_drift(before, labels)
-    if drift is None:
-        found.notes.append(f"label_drift: not compared with run {run.path.name}, as one of the two has no ok row")
+    measure = _measure(directory, labels, found)
+    if measure is None:
+        return
+    drift = label_drift(measure.labels, labels)
+    if drift is None:  # neither has no rows
         return
     found.totals["label_drift"] = {
-        "run": run.path.name,
+        "run": measure.run.path.name,
         "distance": drift.distance,
         "p_chance": drift.p_chance,
-        "rows_before": sum(before.values()),
+        "rows_before": measure.rows,
     }
-    told = f"{run.path.name} ({run_file.started_at:%Y-%m-%d})"
+    told = f"{measure.run.path.name} ({measure.run_file.started_at:%Y-%m-%d})"
     sentences = judge_drift(drift, rule.label_drift, run=told)
     found.reasons += sentences
     if not sentences:
-        chance = f", which chance explains in {counted(sum(labels.values()), 'row')}"
+        few = min(measure.rows, sum(labels.values()))
+        chance = f", which chance explains in {counted(few, 'row')}"
         found.notes.append(
             f"label_drift: {drift.distance:.2f} from run {told}{chance if drift.distance > rule.label_drift else ''}"
         )
 
 
-def _last_good_run(directory: RunDirectory, found: _Findings) -> tuple[RunDirectory, RunFile] | None:
-    """The newest other run of the job that was finished with exit code 0."""
+def _measure(directory: RunDirectory, labels: Mapping[str, int], found: _Findings) -> _Measure | None:
+    """The newest good run that has the same labels, and at least half as many rows with one as this; else the largest.
+
+    A trial of five rows is a good run too, and must not become the measure of a night: five rows show nothing.
+    """
+    enough = sum(labels.values()) / 2
+    largest: _Measure | None = None
+    others: str | None = None
+    like = directory.read()
+    for run, run_file in _good_runs(directory, found):
+        try:
+            before = _labels_of(run, run_file, like=like, labels=labels)
+        except (pa.ArrowException, OSError, KeyError):
+            found.notes.append(f"label_drift: run {run.path.name} is passed over: its results cannot be read")
+            continue
+        if before is None or before.keys() != labels.keys():
+            others = others or run.path.name
+            continue
+        one = _Measure(run, run_file, before)
+        if one.rows and (largest is None or one.rows > largest.rows):
+            largest = one
+        if one.rows >= enough:
+            break
+    if largest is None:
+        why = f"not compared, run {others} had other labels" if others else "no earlier good run to compare with"
+        found.notes.append(f"label_drift: {why}")
+    return largest
+
+
+def _good_runs(directory: RunDirectory, found: _Findings) -> Iterator[tuple[RunDirectory, RunFile]]:
+    """The other runs of the job that were finished with exit code 0, the newest first."""
     for run in RunDirectory.list(directory.job_path.parent, directory.job):
         if run.path.name == directory.path.name:
             continue
@@ -195,8 +252,7 @@ def _last_good_run(directory: RunDirectory, found: _Findings) -> tuple[RunDirect
             found.notes.append(f"label_drift: run {run.path.name} is passed over: {error.message}")
             continue
         if run_file.state == "finished" and run_file.exit_code == ExitCode.OK:
-            return run, run_file
-    return None
+            yield run, run_file
 
 
 def _labels_of(

@@ -70,11 +70,12 @@ def _show_run(directory: "RunDirectory", *, is_at_work: bool, as_json: bool) -> 
             json.dumps({"run": str(directory.path), **msgspec.to_builtins(run), "state": state}, ensure_ascii=False)
         )
         return
+    told = "finished, but the success rule does not hold" if (state, run.exit_code) == ("finished", 3) else state
     counts, totals = run.counts, run.totals
     cost = totals.get("cost_usd")
     say(f"{directory.path}")
     say(
-        f"  {state}: {counts.get('done', 0):,} of {counts.get('rows', 0):,} rows, {counts.get('ok', 0):,} ok, "
+        f"  {told}: {counts.get('done', 0):,} of {counts.get('rows', 0):,} rows, {counts.get('ok', 0):,} ok, "
         f"{counts.get('invalid', 0):,} invalid, {counts.get('failed', 0):,} failed, "
         f"cost {'unknown' if cost is None else dollars(Decimal(cost))}, begun {run.started_at:%Y-%m-%d %H:%M:%S} UTC"
     )

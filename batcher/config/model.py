@@ -234,7 +234,9 @@ class Success(Section):
     invalid: Share = _share("5%", "Rows whose answer is not valid.")
     empty: Share = _share("5%", "Rows whose answer is empty, or nothing that can be seen; 100% where that is right.")
     same: Annotated[Share, AfterValidator(_from_one_percent)] = _share(
-        "50%", "Without labels: the ok rows that may have one and the same answer; 100% allows all."
+        "50%",
+        "The ok rows that may have one and the same answer, without this line 10% of an error told as text; "
+        "100% allows all.",
     )
     label_drift: Share | None = Field(
         default=None,

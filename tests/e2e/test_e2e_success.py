@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from loopback import Loopback, completion
+from loopback import Asked, Loopback, Said, completion
 from rig import KEY, Ended, Rig, assert_each_row_once, results
 
 LABELS = ["ชำระเงิน", "kỹ thuật", "其他"]
@@ -64,6 +64,44 @@ def test_one_sentence_to_everything_is_no_success(tmp_path: Path) -> None:
     (error,) = errors(night)
     assert error.startswith('error: 120 of 120 answers are the same: "提示过长：200')
     assert error.endswith('，超过上限"; success.same allows 50 %')
+
+
+HONEST_AND_NOT = {
+    "sorted in its own words": ("Tích cực", "Tiêu cực", "", 0, 'answers: "Tích cực" 80 %'),
+    "an error to every fifth row": (
+        "{text} ข้อความค่ะ", "ข้อความยาวเกินไป: {number} โทเคน", "", 3, "20 of 100 answers are the same error told as text",
+    ),
+    "an error in which a label stands": (
+        "Prompt is too long", "short", "answer: {labels: [short, long]}\n", 3, "80 of 100 answers are the same",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HONEST_AND_NOT)
+def test_an_honest_night_is_told_from_one_that_is_not(case: str, tmp_path: Path) -> None:
+    """Four rows of five get the first answer; a provider of our own gives them."""
+    often, seldom, more, code, words = HONEST_AND_NOT[case]
+    rows = [{"text": f"{at} {chr(0x4E00 + 7 * at)}{chr(0x4E00 + 11 * at)}"} for at in range(100)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def answer(asked: Asked) -> Said:
+        number = int(asked.text.split()[0])
+        return completion((seldom if number % 5 == 0 else often).format(text=asked.text, number=200_000 + 37 * number))
+
+    with Loopback(answer) as provider:
+        (tmp_path / "job.yaml").write_text(
+            'input: rows.jsonl\nprompt: "{{ text }}"\nmodel: gpt-4.1-nano\n'
+            f'provider: {{base_url: "{provider.base_url}", api_key: {KEY}}}\n{more}',
+            encoding="utf-8",
+        )
+        night = batcher(tmp_path, "run", "job.yaml")
+
+    assert code == night.code, night.stderr
+    assert words in night.stderr
+    assert (1 if code else 0) == len(errors(night))
+    assert night.stderr.splitlines()[-1].startswith("hint: look at the answers: `batcher export runs/job/") == bool(
+        code
+    )
 
 
 def test_a_label_that_suddenly_takes_everything_is_drift(tmp_path: Path) -> None:

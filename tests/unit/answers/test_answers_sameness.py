@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from batcher.answers.sameness import Frequent, Same, SameHeads, judge_sameness, most_given
+from batcher.answers.sameness import Frequent, Given, SameHeads, SameLimit, most_given, same_sentence
 
 HALF = Decimal("0.5")
 
@@ -17,15 +17,19 @@ def batches(answers: list[str], rows: int = 1_000) -> list[pa.Array]:
     return [pa.array(answers[start : start + rows], pa.string()) for start in range(0, len(answers), rows)]
 
 
-def verdict(answers: list[str], share: Decimal = HALF) -> list[str]:
+def given(answers: list[str], limit: SameLimit = SameLimit(), labels: list[str] | None = None) -> Given:  # noqa: B008
     """As a run is judged: the heads first, the whole answers only where those are alike."""
     heads = SameHeads()
     for batch in batches(answers):
         heads.add(batch)
-    if not heads.may_be_above(share):
-        return []
-    same = most_given(batches(answers))
-    return judge_sameness(same, share, shown="" if same is None else same.text)
+    return most_given(batches(answers), limit, labels) if heads.may_be_above(limit.least) else Given()
+
+
+def verdict(answers: list[str], share: Decimal = HALF, labels: list[str] | None = None) -> list[str]:
+    """What is said of a run whose rule has this share; half is what holds without a line."""
+    limit = SameLimit(share) if share == HALF else SameLimit(share, share)
+    stuck = given(answers, limit, labels).stuck
+    return [] if stuck is None else [same_sentence(stuck, limit, shown=stuck.text)]
 
 
 def test_the_same_error_told_as_text_to_everything_is_named() -> None:
@@ -117,13 +121,13 @@ def test_more_different_answers_than_counters_leave_the_frequent_one() -> None:
     answers = ["the very same answer"] * 30_600 + [f"câu trả lời {chance.random()}" for _ in range(29_400)]
     chance.shuffle(answers)
 
-    same = most_given(batches(answers, 16_384))
+    same = most_given(batches(answers, 16_384), SameLimit()).stuck
 
     assert same is not None
     assert "the very same answer" == same.text
     assert 30_600 * 0.99 < same.rows <= 30_600
     assert not same.is_exact
-    assert "at least " == judge_sameness(same, HALF, shown=same.text)[0][:9]
+    assert "at least " == same_sentence(same, SameLimit(), shown=same.text)[:9]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -155,6 +159,125 @@ def test_heads_never_miss_what_the_whole_answers_show() -> None:
 
 
 def test_nothing_is_said_of_no_answers() -> None:
-    assert None is most_given([])
-    assert [] == judge_sameness(None, HALF, shown="")
-    assert [] == judge_sameness(Same(10, 20, "half of them"), HALF, shown="half of them")
+    assert Given() == most_given([], SameLimit())
+    assert [] == verdict(["half of all the rows"] * 30 + [f"another {at}" for at in range(30)])
+
+
+SORTED = {
+    "yes or no": ("Yes, it is.", "No, it is not."),
+    "sentiment": ("Positive.", "Negative."),
+    "tiếng Việt": ("Tích cực", "Tiêu cực"),
+    "中文": ("正面评价", "负面评价"),
+    "ไทย": ("ความรู้สึกเชิงบวก", "ความรู้สึกเชิงลบ"),
+    "JSON": ('{"is_spam": false, "lang": "th"}', '{"is_spam": true, "lang": "th"}'),
+    "log lines": ("timeout", "success"),
+    "工单": ("系统错误", "支付问题"),
+    "vé": ("Lỗi hệ thống", "Lỗi thanh toán"),
+    "คืนสินค้า": ("ยาวเกินไป", "สั้นเกินไป"),
+}
+
+
+@pytest.mark.parametrize("case", SORTED)
+@pytest.mark.parametrize(("rows", "rare"), [(1_000, 150), (1_000, 20)])
+def test_a_job_that_sorts_in_its_own_words_is_not_stuck(case: str, rows: int, rare: int) -> None:
+    """85 % positive is what an honest night looks like; the rest are given again and again as well."""
+    often, seldom = SORTED[case]
+    assert [] == verdict([often] * (rows - rare) + [seldom] * rare)
+
+
+def test_a_trial_of_a_few_rows_may_hold_one_other_word() -> None:
+    """Of 20 rows, 19 are positive in one trial of seven; of a sentence that would be strange."""
+    assert [] == verdict(["ความรู้สึกเชิงบวก"] * 19 + ["ความรู้สึกเชิงลบ"])
+    assert 1 == len(verdict(["Hello! How can I help you today?"] * 19 + ["Hello! What can I do for you?"]))
+
+
+def test_what_is_given_often_and_may_be_right_is_told() -> None:
+    """Whoever reads the last lines sees 93 % at once, as with labels."""
+    usual = given(["Yes."] * 930 + ["No."] * 70).usual
+
+    assert usual is not None
+    assert ("Yes.", 930, 1_000) == (usual.text, usual.rows, usual.answers)
+    assert None is given(["Yes."] * 500 + ["No."] * 500).usual
+
+
+@pytest.mark.parametrize("other", ["yes", "no", "Tích cực", "正面评价"])
+def test_a_sentence_among_words_is_no_class_of_its_own(other: str) -> None:
+    """A model that greets 60 % of the rows answered only the rest."""
+    assert 1 == len(verdict(["Hello! How can I help you today?"] * 60 + [other] * 40))
+
+
+NOTHING_FOUND = [
+    "Not found", "Not mentioned", "none", "Order number not found.", "ไม่พบหมายเลขคำสั่งซื้อ",
+    "Không tìm thấy mã đơn hàng", "未找到订单号", "无法判断，没有提及",
+    '{"defects": []}', '{"order": null, "names": [ ]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", NOTHING_FOUND)
+def test_nothing_found_may_be_said_of_most_rows(answer: str) -> None:
+    """Most tickets name no order number; and to every row, it is an error as well."""
+    assert [] == verdict([answer] * 60 + [f"{48_213 + at}" for at in range(40)])
+
+
+def test_nothing_found_in_any_row_is_stuck() -> None:
+    assert 1 == len(verdict(["ไม่พบหมายเลขคำสั่งซื้อ"] * 100))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Request number: {}", "Order number: {}", "Error code: {}", "The credit limit is {} baht.", "{} tokens",
+        "Maximum: {} °C", "Giới hạn: {} đồng", "最高限额为{}元，超过部分不赔。", "หมายเลขคำขอ {}", "Mã lỗi: {}",
+        "错误代码 {}", "Limit: {}", "Timeout after {} s",
+        "เกินกำหนดชำระ {} วัน", "Tay áo quá dài {} cm", "袖が{}cm長すぎます",
+    ],
+)  # fmt: skip
+def test_numbers_that_were_asked_for_are_not_one(answer: str) -> None:
+    """One word that errors have too makes no error of an answer."""
+    assert [] == verdict([answer.format(1_000 + at) for at in range(300)])
+
+
+@pytest.mark.parametrize(
+    "error", ["Error", "null", "undefined", "错误", "Lỗi", "ข้อผิดพลาด", "**ERROR**", "```\nnull\n```"]
+)
+def test_a_bare_error_is_one_however_short(error: str) -> None:
+    assert 1 == len(verdict([error] * 300))
+
+
+def test_ids_in_an_error_are_one_sign() -> None:
+    """Each row is told another request id, of another shape."""
+    chance = random.Random(5)
+    ids = [f"{chance.getrandbits(64):x}" for _ in range(200)]
+
+    assert 1 == len(verdict([f"Internal server error. Request id: {at[:8]}-{at[8:]}" for at in ids]))
+    assert 1 == len(verdict([f"Error: upstream failed (ref req_{at})" for at in ids]))
+
+
+@pytest.mark.parametrize(
+    "error", ["Prompt is too long", "提示过长：{} 个标记", "ข้อความยาวเกินไป: {} โทเคน", "Lời nhắc quá dài: {} token"]
+)
+def test_an_error_to_every_fifth_row_is_enough(error: str) -> None:
+    """Half of all is for answers that may be right; nobody asks for this one."""
+    answers = [error.format(200_000 + at) for at in range(60)] + [f"khách {at % 120} hỏi tiền" for at in range(240)]
+
+    (said,) = verdict(answers)
+    assert said.startswith('60 of 300 answers are the same error told as text: "')
+    assert said.endswith('"; 10 % of such answers are allowed (another share: success.same)')
+    assert [] == verdict(answers, Decimal("0.3"))
+    assert 1 == len(verdict(answers, Decimal("0.05")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels", "count"),
+    [
+        ("Prompt is too long", ["short", "long"], 1),
+        ("Error: context limit exceeded", ["error", "question"], 1),
+        ("The category is: error", ["error", "question"], 0),
+        ('{"label": "server error"}', ["server error", "other"], 0),
+        ("server error", ["error", "server error"], 0),
+        ("kỹ thuật", ["ชำระเงิน", "kỹ thuật", "其他"], 0),
+    ],
+)
+def test_an_error_in_which_a_label_stands_is_no_label(answer: str, labels: list[str], count: int) -> None:
+    """`long` is a label, and in "Prompt is too long" there is nothing else; every row would be ok."""
+    assert count == len(verdict([answer] * 300, labels=labels))

@@ -173,6 +173,55 @@ def test_other_labels_are_not_compared(tmp_path: Path) -> None:
     assert f"label_drift: not compared, run {before.path.name} had other labels" in judged.notes
 
 
+def test_a_trial_of_few_rows_is_not_the_measure(tmp_path: Path) -> None:
+    """Five good rows in the morning must not let a stuck night pass, nor make that night the next measure."""
+    nights = Nights(tmp_path, LABEL_JOB + DRIFT)
+    good, _ = nights.night(labelled(60, 70, 60))
+    trial, _ = nights.night(labelled(3, 1, 1))
+    _, stuck = nights.night(labelled(180, 10, 10))
+    _, again = nights.night(labelled(180, 10, 10))
+
+    for judged in (stuck, again):
+        assert ExitCode.NOT_SUCCESS == judged.code
+        assert f"from run {good.path.name} (" in judged.reasons[0]
+        assert trial.path.name != judged.totals["label_drift"]["run"]
+
+
+def test_where_all_good_runs_are_small_the_largest_is_the_measure(tmp_path: Path) -> None:
+    nights = Nights(tmp_path, LABEL_JOB + DRIFT)
+    nights.night(labelled(3, 3, 2))
+    largest, _ = nights.night(labelled(20, 20, 20))
+    nights.night(labelled(3, 3, 2))
+    _, stuck = nights.night(labelled(180, 10, 10))
+
+    assert ExitCode.NOT_SUCCESS == stuck.code
+    assert largest.path.name == stuck.totals["label_drift"]["run"]
+
+
+def test_a_trial_with_other_labels_hides_no_drift(tmp_path: Path) -> None:
+    """The measure is the last good run with these labels, not the last one of all."""
+    nights = Nights(tmp_path, LABEL_JOB + DRIFT)
+    good, _ = nights.night(labelled(60, 60, 60))
+    nights.more = nights.more.replace("其他", "อื่นๆ")
+    nights.night([Outcome(row=at, status="ok", answer="อื่นๆ", label="อื่นๆ") for at in range(180)])
+    nights.more = nights.more.replace("อื่นๆ", "其他")
+    _, stuck = nights.night(labelled(180, 0, 0))
+
+    assert ExitCode.NOT_SUCCESS == stuck.code
+    assert good.path.name == stuck.totals["label_drift"]["run"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not really PAR1"])
+def test_damaged_results_of_an_earlier_run_cost_this_one_nothing(content: bytes, tmp_path: Path) -> None:
+    nights = Nights(tmp_path, LABEL_JOB + DRIFT)
+    before, _ = nights.night(labelled(60, 60, 0), has_counts=False)
+    before.results.write_bytes(content)
+    _, judged = nights.night(labelled(60, 60, 0))
+
+    assert ExitCode.OK == judged.code
+    assert f"label_drift: run {before.path.name} is passed over: its results cannot be read" in judged.notes
+
+
 def test_an_earlier_run_without_counts_is_counted_from_its_results(tmp_path: Path) -> None:
     """Runs of an earlier version have no label counts in run.json."""
     nights = Nights(tmp_path, LABEL_JOB + DRIFT)
