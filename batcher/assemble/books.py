@@ -1,23 +1,39 @@
 """What a run has done and spent: counters, ledger and, where the job has one, the budget.
 
-All of it starts from what the journal holds and is booked when the journal has kept an outcome.
+All of it starts from what the journal holds and is booked when the journal has kept an outcome. Calls for a
+row without an outcome (it was asked again, or tried again, when the run stopped) are in no journal: their sums
+are kept in `run.json`, and booked from there.
 """
 
+import os
+import re
+import shlex
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
 
 from batcher.assemble.stack import Endpoint, endpoint_of, price_of
 from batcher.config.model import Job
-from batcher.core.progress import Progress
+from batcher.core.progress import Calls, Progress
 from batcher.core.records import Outcome
+from batcher.errors import JournalError
 from batcher.journal.journal import Journal
 from batcher.journal.tally import Counts
 from batcher.ledger.budget import Budget, Pledge
 from batcher.ledger.ledger import Ledger, Totals
 from batcher.ledger.pledged import BudgetState, reopened
 from batcher.ledger.worst_case import check_budget, output_bound
+from batcher.observe.text import clean
+from batcher.runs.runfile import RunFile
 from batcher.sources.source import InputFacts
+
+_SHELL_SAFE = re.compile(r"(?:[\w@%+=:,./-]|[^\x00-\xa0\s])+")
+
+UNFINISHED = "unfinished"
+"""The part of `run.json`'s totals that is of calls whose rows have no outcome, or one with an unknown cost."""
 
 
 class BookingSink:
@@ -76,39 +92,119 @@ def take_over(journal: Journal, facts: InputFacts, progress: Progress, ledger: L
     return counts
 
 
-class Purse:
-    """What a run has spent and may spend.
+def shown(path: str | Path) -> str:
+    """A path as the user would type it: from the current directory, where it is below that."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
-    Calls that were paid for a row without an outcome (it was asked again, or tried again, when the run
-    stopped) stand in no outcome's cost: they are kept beside the journal, and booked on the ledger from there.
+
+def raise_hint(job: Job, run_file: RunFile, run: Path, environ: Mapping[str, str], *, is_retry: bool) -> str:
+    """How to go on with a run whose budget is used up, as it can be typed.
+
+    Args:
+        job: Names the row limit that the run was begun with, if any.
+        run_file: Of the run: its job file and variables.
+        run: Its directory.
+        environ: Says where `batcher run` looks for runs by itself.
+        is_retry: Rows were being asked again: `batcher run` alone would leave those as they are.
     """
+    path, runs = shown(run_file.job_path), run.parent.parent
+    is_usual = runs.absolute() == Path(environ.get("BATCHER_RUNS") or "runs").absolute()
+    words = ["batcher", "run", path]
+    words += [] if is_usual else ["--runs", shown(runs)]
+    words += [] if job.input.limit is None else ["--limit", str(job.input.limit)]
+    for name, value in run_file.variables.items():
+        words += ["--var", f"{name}={value}"]
+    command = f"`{' '.join(map(_quoted, words))}`"
+    goes_on = f"{command} and `batcher retry {_quoted(shown(run))}` go on" if is_retry else f"{command} goes on"
+    return clean(f"raise budget.usd in {path}, then {goes_on}")
+
+
+def _quoted(word: str) -> str:
+    """The word for a shell, in quotes only where it needs them: letters of other languages do not."""
+    return word if _SHELL_SAFE.fullmatch(word) else shlex.quote(word)
+
+
+class Purse:
+    """What a run has spent and may spend, the calls among it whose rows have no outcome."""
 
     def __init__(self, job: Job, endpoint: Endpoint, ledger: Ledger, progress: Progress) -> None:
         self._job, self._endpoint = job, endpoint
         self._ledger, self._progress = ledger, progress
+        self._before: Totals | None = None
         self.budget: Budget | None = None
+        self.unfinished = Totals()
 
-    def open(self, kept: Mapping[str, str] | None, journal: Journal, pledge: Pledge) -> None:
+    def open(self, run_file: RunFile, journal: Journal, pledge: Pledge, *, hint: str) -> None:
         """Take over what earlier processes left in `run.json`, before the ledger is summed up.
+
+        `hint` says how to go on when the budget is used up.
 
         Raises:
             JournalError: That is not what was written.
         """
-        before = reopened(BudgetState.from_json(kept))
-        self._book(before.unfinished_usd)
+        before = reopened(BudgetState.from_json(run_file.budget))
+        kept = run_file.totals.get(UNFINISHED)
+        self.unfinished = _read_totals(kept) if kept is not None else Totals(cost_usd=before.unfinished_usd)
+        before = replace(before, unfinished_usd=self.unfinished.cost_usd)
+        self._book(self.unfinished)
         if self._job.budget is not None:
             spent_usd = sum((spent.cost_usd for spent in journal.spent_before.values()), Decimal(0))
             advice = output_bound(self._endpoint.model, self._job.params).advice
-            self.budget = Budget(self._job.budget.usd, spent_usd, before=before, pledge=pledge, advice=advice)
+            self.budget = Budget(
+                self._job.budget.usd, spent_usd, before=before, pledge=pledge, advice=advice, hint=hint
+            )
+            self._progress.budget_usd, self._progress.held_usd = self._job.budget.usd, self.budget.held_usd
+
+    def begin(self) -> None:
+        """All that was before is on the ledger now; from here on it grows by outcomes."""
+        self._before = self._ledger.total()
 
     async def close(self) -> None:
         """No call is out any more."""
         if self.budget is not None:
             await self.budget.close()
-            self._book(self.budget.unfinished_usd)
+        if self._before is not None:
+            unfinished = _totals(self._progress.calls).minus(_of_calls(self._ledger.total().minus(self._before)))
+            self._before = None
+            self._book(unfinished)
+            self._progress.attempts += unfinished.calls
+            self._progress.input_tokens += unfinished.input_tokens
+            self._progress.output_tokens += unfinished.output_tokens
+            self._progress.cost_usd += unfinished.cost_usd
+            self.unfinished.add(unfinished)
 
-    def _book(self, cost_usd: Decimal) -> None:
-        if cost_usd:
-            totals = Totals(cost_usd=cost_usd)
-            self._ledger.add_totals(totals, provider=self._job.sole_provider.name, model=self._endpoint.model)
-            self._progress.cost_usd += cost_usd
+    def _book(self, unfinished: Totals) -> None:
+        if unfinished != Totals():
+            self._ledger.add_totals(unfinished, provider=self._job.sole_provider.name, model=self._endpoint.model)
+
+
+def _totals(calls: Calls) -> Totals:
+    return Totals(
+        calls=calls.count,
+        input_tokens=calls.input_tokens,
+        cached_tokens=calls.cached_tokens,
+        output_tokens=calls.output_tokens,
+        reasoning_tokens=calls.reasoning_tokens,
+        cost_usd=calls.cost_usd,
+    )
+
+
+def _of_calls(totals: Totals) -> Totals:
+    """The same without its rows."""
+    return replace(totals, rows=0, rows_cost_unknown=0)
+
+
+def _read_totals(kept: Any) -> Totals:
+    """What `Totals.to_json` gave, without rows."""
+    counts = [one.name for one in fields(Totals) if one.name != "cost_usd"]
+    try:
+        totals = Totals(**{name: kept[name] for name in counts}, cost_usd=Decimal(kept["cost_usd"]))
+        if all(type(kept[name]) is int for name in counts) and totals.cost_usd.is_finite():
+            return totals
+    except (TypeError, KeyError, ValueError, InvalidOperation):
+        pass
+    raise JournalError(
+        f"run.json: its section totals.{UNFINISHED} is not what was written, so what was spent is not known",
+        hint="restore run.json from a backup, or start again with `batcher run --fresh`",
+    )

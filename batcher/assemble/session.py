@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Literal
 
-from batcher.assemble.books import BookingSink, Purse, take_over
+from batcher.assemble.books import UNFINISHED, BookingSink, Purse, raise_hint, shown, take_over
 from batcher.assemble.closing import last_lines
 from batcher.assemble.findings import Applied
 from batcher.assemble.prepare import Prepared, local_model
@@ -98,7 +97,9 @@ class Session:
             broken = self._prepared.source.fingerprint(caught) if isinstance(caught, BrokenInputError) else None
             self._save("stopped" if code in (ExitCode.STOPPED, ExitCode.BUDGET) else "failed", code, reasons, broken)
         self._say(code, reasons, error, elapsed_s=self._clock.monotonic() - started_s)
-        self._events.info("run_ended", exit_code=int(code), reasons=reasons)
+        # The last lines have told people; in JSON lines an alert looks for the level.
+        say = self._events.error if code and self._log_format == "json" else self._events.info
+        say("run_ended", exit_code=int(code), reasons=reasons)
         self._events.close()
         return int(code)
 
@@ -160,14 +161,19 @@ class Session:
     async def _close_purse(self) -> None:
         if self._purse is not None:
             await self._purse.close()
+            # A kill while the results are written loses no call. A disk that refuses is told of at the run's end.
+            with contextlib.suppress(BatcherError):
+                await self._write_run_file()
 
     def _open_purse(self, journal: Journal, endpoint: Endpoint) -> Purse:
-        job, kept = self._prepared.loaded.job, self._run_file.budget
-        if job.budget is not None and (loss := loss_sentence(BudgetState.from_json(kept))) is not None:
+        job = self._prepared.loaded.job
+        if job.budget is not None and (loss := loss_sentence(BudgetState.from_json(self._run_file.budget))) is not None:
             self._say_line(loss)
-        self._purse = Purse(job, endpoint, self._ledger, self._progress)
-        self._purse.open(kept, journal, self._pledge)
-        return self._purse
+        hint = raise_hint(job, self._run_file, self._directory.path, self._environ, is_retry=self._is_retry)
+        purse = Purse(job, endpoint, self._ledger, self._progress)
+        purse.open(self._run_file, journal, self._pledge, hint=hint)
+        self._purse = purse
+        return purse
 
     async def _pledge(self, _: Decimal) -> None:
         # The budget's state has the new pledge already.
@@ -203,6 +209,7 @@ class Session:
             asked_again = journal.ask_again()
             self._events.info("asking_again", rows=asked_again)
         counts = take_over(journal, prepared.facts, self._progress, self._ledger)
+        purse.begin()
         if counts.done:
             self._say_line(f"going on: {counted(counts.done, 'row')} done before")
         done = journal.done
@@ -281,6 +288,9 @@ class Session:
         reason: str | None,
         input_fingerprint: InputFingerprint | None = None,
     ) -> RunFile:
+        # What earlier processes left stays, where this one never came to take it over.
+        kept = self._run_file.totals.get(UNFINISHED)
+        unfinished = kept if self._purse is None else self._purse.unfinished.to_json()
         return updated_run_file(
             self._run_file,
             state=state,
@@ -290,7 +300,7 @@ class Session:
             exit_code=None if code is None else int(code),
             reason=reason,
             price=self._price,
-            judged={} if self._judged is None else self._judged.totals,
+            judged={**({} if self._judged is None else self._judged.totals), UNFINISHED: unfinished},
             input_fingerprint=input_fingerprint,
             budget=None if self._purse is None else self._purse.budget,
         )
@@ -316,7 +326,7 @@ class Session:
             error=error,
             elapsed_s=elapsed_s,
             job_name=self._prepared.loaded.job.name,
-            run=_shown(self._directory),
+            run=shown(self._directory.path),
         )
         if self._log_format == "json":
             self._events.info("summary", lines=lines)
@@ -337,8 +347,3 @@ class Session:
         if self._log_format != "json":
             sys.stderr.write(f"{sentence}\n")
             sys.stderr.flush()
-
-
-def _shown(directory: RunDirectory) -> str:
-    path = os.path.relpath(directory.path)
-    return path if not path.startswith("..") else str(directory.path)

@@ -239,6 +239,7 @@ def _gate(
         flight=tools.flight,
         lessons=lessons,
         hedge=common.hedge,
+        tell=tools.tell,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from batcher.core.records import Outcome
+from batcher.core.records import Outcome, Spend
 
 WaitReason = Literal["breaker", "retry_after", "rate_limit", "concurrency", "budget", "backoff", "disk"]
 
@@ -23,12 +23,38 @@ class Wait:
 
 
 @dataclass(slots=True)
+class Calls:
+    """Sums over the calls that ended in this process, whether their row has an outcome or not; known costs only."""
+
+    count: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+    def add(self, spend: Spend) -> None:
+        """Count what one call used."""
+        self.count += spend.attempts
+        usage = spend.usage
+        if usage is not None:
+            self.input_tokens += usage.input
+            self.cached_tokens += usage.cached
+            self.output_tokens += usage.output
+            self.reasoning_tokens += usage.reasoning
+        if spend.cost_usd:
+            self.cost_usd += spend.cost_usd
+
+
+@dataclass(slots=True)
 class Progress:
     """Counters of one run.
 
     `rows_total` is None while it is not known; `rows_total_is_exact` is False for an estimate.
     `rows_before` were done when this process started, so rates count only what came after.
-    Costs: `cost_usd` is the sum of the known ones, `rows_cost_unknown` counts the rest.
+    Costs: `cost_usd` is the sum of the known ones, `rows_cost_unknown` counts the rest. `budget_usd` is the
+    job's, None without one, and `held_usd` what it holds for calls whose bill nobody knows. `calls` stands for
+    itself: no journal knows of a call whose row was not finished.
     """
 
     rows_total: int | None = None
@@ -44,6 +70,9 @@ class Progress:
     output_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
     rows_cost_unknown: int = 0
+    budget_usd: Decimal | None = None
+    held_usd: Decimal = Decimal(0)
+    calls: Calls = field(default_factory=Calls)
     failures: Counter[str] = field(default_factory=Counter)
     attempt_failures: Counter[str] = field(default_factory=Counter)
     waits: dict[WaitReason, Wait] = field(default_factory=dict)

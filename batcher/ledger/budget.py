@@ -28,6 +28,11 @@ PLEDGE_CAP_SHARE = Decimal("0.0025")
 """A pledge is this share of itself, or of the cap if that is more, above what is needed: a handful of writes
 while a run gets going, and at most 400 for one in which every bill stays unknown."""
 
+RAISE_IT = "raise budget.usd in the job, then `batcher run` goes on"
+
+LEFT_SHARE = Decimal("0.05")
+"""With more of the cap left, a budget is not called used up."""
+
 Pledge = Callable[[Decimal], Awaitable[None]]
 """Puts an amount of dollars on disk; it is there when it returns."""
 
@@ -90,9 +95,9 @@ class Budget:
         cap_usd: What may be spent in all, earlier processes included.
         spent_usd: What the journal shows as spent.
         before: What earlier processes left beside it: see `pledged.reopened`.
-        pledge: Called before more money is in flight than was pledged last; None pledges nothing, and a
-            killed run then forgets its calls in flight.
+        pledge: Called before more money is in flight than was pledged last; None: a kill forgets those calls.
         advice: Why one call may cost so much, for the message when the cap cannot hold even one.
+        hint: What to do when the budget is used up.
     """
 
     def __init__(
@@ -103,11 +108,13 @@ class Budget:
         before: BudgetState = NOTHING_BEFORE,
         pledge: Pledge | None = None,
         advice: str = "",
+        hint: str = RAISE_IT,
     ) -> None:
         self._cap_usd = cap_usd
         self._before = before
         self._pledge = pledge
         self._advice = advice
+        self._hint = hint
         self._spent_before_usd = _EXACT.add(spent_usd, before.unfinished_usd)
         self._unknown_before_usd = _EXACT.add(before.at_risk_usd, before.lost_usd)
         self._before_usd = _EXACT.add(self._spent_before_usd, self._unknown_before_usd)
@@ -326,9 +333,17 @@ class Budget:
                 hint="set params.max_tokens to what an answer needs, or raise budget.usd in the job",
             )
         unknown = f", {held} held for calls whose bill is not known" if self.held_usd else ""
+        left_usd = _EXACT.subtract(self._cap_usd, self._booked_usd)
+        if left_usd > self._cap_usd * LEFT_SHARE:
+            # One request much larger than the others: "used up" would send people to look for the wrong thing.
+            left = f"{dollars(left_usd)} left, and the call could cost up to {worst}{self._because()}"
+            return BudgetError(
+                f"the budget of {cap} cannot hold the next call: {spent} spent{unknown}, {left}",
+                hint=f"{self._hint}; or leave so large a row out (input.where)",
+            )
         return BudgetError(
             f"the budget of {cap} is used up: {spent} spent{unknown}; the next call could cost up to {worst}",
-            hint="raise budget.usd in the job, then `batcher run` goes on",
+            hint=self._hint,
         )
 
     def _because(self) -> str:

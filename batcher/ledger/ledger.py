@@ -5,7 +5,7 @@ resume it is fed the sums of the rows that were there. A cost that is not known 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
@@ -38,6 +38,10 @@ class Totals:
         self.reasoning_tokens += other.reasoning_tokens
         self.cost_usd += other.cost_usd
         self.rows_cost_unknown += other.rows_cost_unknown
+
+    def minus(self, other: "Totals") -> "Totals":
+        """What is in these sums and not in the other's."""
+        return Totals(*(getattr(self, one.name) - getattr(other, one.name) for one in fields(self)))
 
     def to_json(self) -> dict[str, Any]:
         """For `run.json`: money as a decimal string, and None if there are rows and no cost is known."""

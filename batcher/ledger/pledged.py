@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Any
 
 from batcher.errors import JournalError
 
 _ZERO = Decimal(0)
+# The usual 28 digits would round a sum.
+_EXACT = Context(prec=200)
 _DIGITS_SHOWN = 4
 
 
@@ -32,7 +34,7 @@ class BudgetState:
 
     def to_json(self) -> dict[str, str]:
         """For `run.json`: decimal strings, no exponent."""
-        return {field.name: format(getattr(self, field.name), "f") for field in fields(self)}
+        return {field.name: format(getattr(self, field.name).normalize(_EXACT), "f") for field in fields(self)}
 
     @classmethod
     def from_json(cls, kept: Any) -> "BudgetState":

@@ -36,9 +36,7 @@ that failed and were not answered since) are left to probe with, a failed probe 
 request of our own is sent, and `record_canary` hears what came of it. If it was answered, the breaker closes, and the
 offenders pay and are no evidence, until another row fails or one of them is answered.
 
-Memory is bounded by `OFFENDERS_MAX`. A call costs O(1), opening included if it is shared among the failures that led
-to it.
-
+Memory is bounded by `OFFENDERS_MAX`. A call costs O(1), opening shared among the failures that led to it.
 Not promised: one row alone cannot be told from an outage; if it is the last one, its tries are used up.
 """
 
@@ -54,6 +52,8 @@ Pass = int
 FREE_MAX = 20
 """Failures that cost a row nothing for either reason. If half of all calls fail, 25 in a row are one in 30 million."""
 
+SOON_MAX = 50
+"""With a higher threshold the breaker is meant not to open: silence tells nothing soon."""
 MIXED_MIN, MIXED_SHARE_MAX = 5, 0.65
 """So many failures, and up to this share, of what was on the wire when it opened make bad weather and no outage."""
 
@@ -262,7 +262,7 @@ class Breaker:
         offender.successes_seen = self._successes
         offender.failures_seen = None if self._is_vouched_for else self._failures
         # Several rows fail and none is answered: whose fault it is will be known soon.
-        is_silent = speaks and not is_first and not answered and self._rows_heard > 1
+        is_silent = speaks and not is_first and not answered and self._rows_heard > 1 and self._threshold <= SOON_MAX
         is_weather = not self._is_vouched_for and self._health.is_sick
         if offender.free < FREE_MAX and (is_silent or is_weather):
             offender.free += 1

@@ -77,12 +77,14 @@ def read_quotas(headers: Mapping[str, str], wall_s: float) -> list[Reading]:
     """
     found: dict[str, str] = {}
     date = None
-    for name, value in islice(headers.items(), HEADERS_MAX):
+    for name in islice(headers, HEADERS_MAX):
         lower = name.lower()
-        if "ratelimit" in lower and len(value) <= VALUE_MAX:
-            found[lower] = value.strip()
-        elif lower == "date":
-            date = value
+        if "ratelimit" in lower or lower == "date":
+            value = _value(headers, name)
+            if lower == "date":
+                date = value
+            elif value is not None and len(value) <= VALUE_MAX:
+                found[lower] = value.strip()
     if not found:
         return []
     now_s = _date_s(date) or wall_s
@@ -201,6 +203,14 @@ def _read_drafts(found: Mapping[str, str], quotas: dict[str, _Parts]) -> None:
 def _members(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     for member in islice(_MEMBER.finditer(text), 16):
         yield member[1] if member[1] is not None else member[2], dict(_PARAMETER.findall(member[3] or ""))
+
+
+def _value(headers: Mapping[str, str], name: str) -> str | None:
+    """A header's value; None for bytes that are no text to the HTTP client (a gateway's, in UTF-8)."""
+    try:
+        return headers[name]
+    except ValueError:
+        return None
 
 
 def _count(text: str | None) -> int | None:

@@ -16,6 +16,7 @@ from batcher.observe.human import counted, dollars, duration, kinds, rate, share
 from batcher.observe.text import cells, cut
 from batcher.observe.view import (
     View,
+    budget_phrase,
     cost_phrase,
     cost_projected,
     down_phrase,
@@ -87,6 +88,7 @@ def _sections(progress: Progress, view: View) -> Iterable[list[_Phrase]]:
     ]
     yield [
         _Phrase(_cost(progress, view), _WAITING if view.unpriced or progress.rows_cost_unknown else ""),
+        _Phrase(_forecast(progress, view), _BAD),
         _Phrase(_tokens(progress)),
     ]
     failures = failures_phrase(progress)
@@ -118,7 +120,17 @@ def _cost(progress: Progress, view: View) -> str:
     # What costs nothing so far, and is known to, will cost nothing.
     projected = cost_projected(progress, view) or None
     phrase = cost_phrase(progress, unpriced=view.unpriced)
+    if progress.budget_usd is not None:
+        return phrase + budget_phrase(progress)
     return phrase if projected is None else f"{phrase} of about {dollars(projected)}"
+
+
+def _forecast(progress: Progress, view: View) -> str:
+    """What the whole job will cost, where that is more than its budget: it is better known before the stop."""
+    projected = cost_projected(progress, view)
+    if progress.budget_usd is None or projected is None or projected <= progress.budget_usd:
+        return ""
+    return f"the whole job would cost about {dollars(projected)}"
 
 
 def _tokens(progress: Progress) -> str:

@@ -13,7 +13,7 @@ from typing import Literal, assert_never
 from batcher.core.progress import Progress
 from batcher.observe.human import counted, dollars, duration, kinds, rate, thousands
 from batcher.observe.text import clean
-from batcher.observe.view import rows_left
+from batcher.observe.view import cost_phrase, rows_left
 
 State = Literal["finished", "not_success", "stopped", "budget", "refused", "fault"]
 """How a run ended: exit codes 0, 3, 4, 5, 6 and 1, in this order."""
@@ -77,7 +77,8 @@ def summary_lines(
     word = "warning" if state == "finished" or (state == "not_success" and reasons) else "error"
     lines += _problems(progress, word, said)
     lines += [f"error: {reason}" for reason in reasons]
-    hints = [mend, _hint(progress, state, clean(run))]
+    # A budget's own hint names the command.
+    hints = [mend, "" if state == "budget" and mend else _hint(progress, state, clean(run))]
     return lines + [f"hint: {hint}" for hint in hints if hint]
 
 
@@ -117,7 +118,7 @@ def _work(progress: Progress, totals: Mapping[tuple[str, str], Total]) -> list[s
     lines = [
         f"calls: {thousands(calls)}{per_row}",
         f"tokens: {_tokens(list(totals.values()))}",
-        f"cost: {_cost(totals)}",
+        f"cost: {_cost_in_all(progress, totals)}",
     ]
     if len(totals) > 1:
         lines += [
@@ -136,6 +137,15 @@ def _tokens(totals: list[Total]) -> str:
         f" ({reasoning:,} reasoning)" if reasoning else ""
     )
     return f"{told_in}, {told_out}"
+
+
+def _cost_in_all(progress: Progress, totals: Mapping[tuple[str, str], Total]) -> str:
+    """The sum, how many rows it leaves out, and what was held for calls whose bill nobody knows."""
+    is_part_known = progress.rows_cost_unknown > 0 and progress.cost_usd > 0
+    cost = cost_phrase(progress) if is_part_known else _cost(totals)
+    if not progress.held_usd:
+        return cost
+    return f"{cost}; {dollars(progress.held_usd)} is held for calls whose bill is not known"
 
 
 def _cost(totals: Mapping[tuple[str, str], Total]) -> str:
@@ -178,7 +188,7 @@ def _hint(progress: Progress, state: State, run: str) -> str:
             rows = "row" if progress.failed + progress.invalid == 1 else "rows"
             return f"`batcher retry {run}` asks the {' and '.join(which)} {rows} again"
         case "stopped":
-            return f"`batcher resume {run}` goes on from here; no answer is asked twice"
+            return f"`batcher resume {run}` goes on from here; no row that is done is asked again"
         case "budget":
             return "raise budget.usd in the job file and `batcher run` it again: it goes on from here"
         case "refused":

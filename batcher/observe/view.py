@@ -137,6 +137,15 @@ def cost_phrase(progress: Progress, *, unpriced: str | None = None) -> str:
     return known
 
 
+def budget_phrase(progress: Progress) -> str:
+    """` of $10 budget`, with what it holds beside the cost; empty where the job has none."""
+    if progress.budget_usd is None:
+        return ""
+    whole, point, cents = format(progress.budget_usd.normalize(), "f").partition(".")
+    held = f" (and {dollars(progress.held_usd)} held for unknown bills)" if progress.held_usd else ""
+    return f" of ${int(whole):,}{point}{cents:{'0<2' if point else ''}} budget{held}"
+
+
 def rows_phrase(progress: Progress) -> str:
     """`12,000 of 50,000 rows (24 %)`, `12,000 of ≈50,000 rows (24 %)`, `12,000 rows`."""
     left = rows_left(progress)
@@ -195,7 +204,7 @@ def progress_line(progress: Progress, view: View) -> str:
         rate(view.rows_per_s) if view.rows_per_s is not None else "",
         f"{progress.in_flight:,} in flight" if progress.done == progress.rows_before else "",
         failures_phrase(progress),
-        cost_phrase(progress, unpriced=view.unpriced),
+        cost_phrase(progress, unpriced=view.unpriced) + budget_phrase(progress),
         f"about {duration(view.left_s)} left" if view.left_s and view.left_s >= 1.0 else "",
         down_phrase(view),
         f"waiting: {'; '.join(waits)}" if is_held_up and waits else "",
@@ -229,6 +238,8 @@ def progress_fields(progress: Progress, view: View) -> dict[str, Any]:
         "cost_usd": None if is_cost_unknown else float(progress.cost_usd),
         "cost_usd_projected": None if projected is None else float(projected),
         "rows_cost_unknown": progress.rows_cost_unknown,
+        "budget_usd": None if progress.budget_usd is None else float(progress.budget_usd),
+        "held_usd": float(progress.held_usd),
         "failures": dict(progress.failures),
         "attempt_failures": dict(progress.attempt_failures),
         "waits": {

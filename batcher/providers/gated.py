@@ -8,6 +8,7 @@ at the breaker, which says whether it counts against the row too.
 
 import math
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
@@ -16,10 +17,11 @@ from batcher.clock import Clock
 from batcher.core.contracts import Caller, CallError
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
-from batcher.core.records import NOTHING_SPENT, Reply, Request, Spend
+from batcher.core.records import Reply, Request, Spend
 from batcher.errors import StoppedError
 from batcher.limits.breaker import Pass
 from batcher.limits.pause import Pause
+from batcher.observe.human import duration
 from batcher.providers.lessons import KeyLessons
 from batcher.providers.retrying import RETRYABLE
 from batcher.providers.room import COUNTED, Room, Taken
@@ -27,6 +29,9 @@ from batcher.providers.turnstile import Turnstile
 
 MOVES_AFTER_S = 1.0
 """A row leaves a key that rests so much longer than another."""
+
+TOLD_REST_S = 60.0
+"""A rest so long is told: a limit of a minute is over by then, one of a day is not."""
 
 CANARY = b'[{"role":"user","content":"Say OK."}]'
 """Asked where nothing but rows that failed is left: it tells whether they are at fault, or the provider."""
@@ -66,6 +71,7 @@ class GatedCaller:
         turnstile: The provider's breaker.
         lessons: Learns from this key's calls, or None where there is nothing to learn.
         hedge: Sends a second copy of the slowest calls, or None.
+        tell: Called with a sentence when the key begins a long rest.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class GatedCaller:
         flight: Flight,
         lessons: KeyLessons | None = None,
         hedge: Hedge | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self._inner = inner
         self._name = name
@@ -92,6 +99,9 @@ class GatedCaller:
         self._flight = flight
         self._lessons = lessons
         self._hedge = hedge
+        self._tell = tell
+        self._told_until_s = -math.inf
+        self._refusal, self._refused_s = "", -math.inf
         self._rest_elsewhere_s: Callable[[], float] = lambda: math.inf
 
     @property
@@ -221,6 +231,8 @@ class GatedCaller:
             KeyRestsError: Another key rests a good deal shorter.
         """
         while (rest_s := self.rest_s) > 0:
+            if rest_s >= TOLD_REST_S:
+                self._tell_rest(rest_s)
             elsewhere_s = self._rest_elsewhere_s()
             if rest_s > elsewhere_s + MOVES_AFTER_S:
                 raise KeyRestsError
@@ -230,6 +242,17 @@ class GatedCaller:
                 await self._clock.sleep(min(rest_s, max(elsewhere_s, MOVES_AFTER_S)))
             finally:
                 self._progress.wait_end("retry_after")
+
+    def _tell_rest(self, rest_s: float) -> None:
+        """Say once until when this key rests, and why; again where it became a good deal longer."""
+        now_s = self._clock.monotonic()
+        if self._tell is None or now_s + rest_s < self._told_until_s + TOLD_REST_S:
+            return
+        self._told_until_s = now_s + rest_s
+        moment = datetime.fromtimestamp(self._clock.now() + rest_s, UTC)
+        # An older refusal is not the reason; then the headers of an answer were.
+        why = f": {self._refusal}" if now_s - self._refused_s < TOLD_REST_S else ""
+        self._tell(f"{self._name} rests for {duration(rest_s)}, until {moment:%Y-%m-%d %H:%M} UTC, by its limits{why}")
 
     def _go_on_or_stop(self) -> None:
         if self._flight.is_closed:
@@ -258,6 +281,7 @@ class GatedCaller:
     def _failed(self, error: CallError, entry: _Entry, request: Request, started_s: float) -> None:
         now_s, breaker = self._clock.monotonic(), self._turnstile.breaker
         if error.kind == "rate_limited":
+            self._refusal, self._refused_s = error.message, now_s
             self._pause.refused(now_s, started=started_s, retry_after_s=error.retry_after_s)
             breaker.abandon(entry.ticket)
         elif error.kind in COUNTED and error.is_reshaped:
@@ -278,26 +302,41 @@ class GatedCaller:
         if self._lessons is not None:
             self._lessons.failed(error, started_s, now_s)
 
+    async def canary(self, *, rest_s: float = 0.0) -> Reply:
+        """Ask something that any healthy provider answers, within the limits but past those who wait for a permit.
+
+        Args:
+            rest_s: For so long nothing else is sent by this key: what is asked here decides whether it should.
+
+        Raises:
+            CallError: It failed, or nothing lets it through now (`rate_limited`).
+        """
+        request = Request(row=-1, messages=CANARY)
+        self._pause.pause_until(self._clock.monotonic() + rest_s)
+        taken = self._room.try_take(request, with_permits=False)
+        if taken is None:
+            raise CallError("no room for a request of our own", kind="rate_limited")
+        try:
+            reply = await self._inner.call(request)
+        except CallError as error:
+            self._room.settle_failure(taken, request, error)
+            raise
+        except BaseException:
+            self._room.keep(taken)
+            raise
+        self._room.settle(taken, request, reply.spend)
+        return reply
+
     async def _ask_canary(self) -> Spend:
-        """Ask something that any healthy provider answers, within the limits; what it used is the row's to pay."""
-        canary = Request(row=-1, messages=CANARY)
+        """Tell the breaker whether the provider is up or only rows fail; what it used is the row's to pay."""
         is_up = False
         try:
-            taken = self._room.try_take(canary, with_permits=False)
-            if taken is None:
-                return NOTHING_SPENT
-            try:
-                spend = (await self._inner.call(canary)).spend
-            except CallError as error:
-                # A 429 proves nothing about what is behind the gateway.
-                is_up = error.kind not in COUNTED and error.kind != "rate_limited"
-                self._room.settle_failure(taken, canary, error)
-                return error.spend
-            except BaseException:
-                self._room.keep(taken)
-                raise
+            spend = (await self.canary()).spend
             is_up = True
-            self._room.settle(taken, canary, spend)
-            return spend
+        except CallError as error:
+            # A 429 proves nothing about what is behind the gateway.
+            is_up = error.kind not in COUNTED and error.kind != "rate_limited"
+            spend = error.spend
         finally:
             self._turnstile.record_canary(is_up=is_up)
+        return spend

@@ -23,6 +23,7 @@ _TEXTLESS_REASONS = frozenset({"length", "content_filter"})
 # A mask reads a text letter by letter; in longer ones the known secrets alone are looked for.
 _MASKED_LENGTH_MAX = 2**18
 _MASK = "***"
+_ONE_TOKEN_EACH = Usage(input=1, output=1)
 
 
 class HttpCaller:
@@ -86,7 +87,11 @@ class HttpCaller:
             completion = decode_completion(answered.body)
         except ValueError as error:
             raise self._unreadable(answered.body, str(error)) from error
-        spend = Spend(1, completion.usage, self._cost_usd(completion.usage))
+        usage = completion.usage
+        spend = Spend(1, usage, self._cost_usd(usage))
+        if usage is not None and not usage.input and completion.error is None and self._cost_usd(_ONE_TOKEN_EACH):
+            # Every prompt has a token: a gateway that sends zeros has counted nothing, and its bill is not known.
+            spend = Spend(1, usage, None)
         fault = _fault(completion)
         if fault is not None:
             raise self._faulty(completion, fault, spend)

@@ -2,6 +2,11 @@
 
 One per key; it stands between what decides (`limits/adaptive.py`, `limits/taught.py`) and what is
 decided upon (permits, rates and the pause of the key). Only limits that the job leaves open are learned.
+
+A key whose calls were all refused since its wire was last empty is shut: from then on one call at a time asks
+whether it is open again, and the first answer lets all go. Or a key whose day is used up would be asked with as
+many calls at once as may be in flight, each time that a pause ends. A limit on concurrency never looks like
+this: it refuses some calls while it serves others.
 """
 
 from collections.abc import Mapping
@@ -46,9 +51,14 @@ class KeyLessons:
         self._learns_requests, self._learns_tokens = learns_requests, learns_tokens
         self._clock = clock
         self._on_wire = 0
+        self._permits_max = permits.permits_max
+        self._is_shut = False
+        self._was_served = False
 
     def sent(self) -> None:
         """A call goes on the wire."""
+        if self._on_wire == 0:
+            self._was_served = False
         self._on_wire += 1
 
     def left(self) -> None:
@@ -59,25 +69,29 @@ class KeyLessons:
         """A call was answered."""
         concurrency = self._concurrency
         if concurrency is not None and concurrency.succeeded(started_s, now_s, self._on_wire):
-            self._permits.resize(concurrency.limit)
+            self._resize(concurrency.limit)
         self._on_wire -= 1
+        self._was_served = True
+        if self._is_shut:
+            self._open()
 
     def failed(self, error: CallError, started_s: float, now_s: float) -> None:
         """A call failed."""
-        concurrency, on_wire = self._concurrency, self._on_wire
+        on_wire = self._on_wire
         self._on_wire -= 1
-        if concurrency is None:
+        if error.kind != "rate_limited":
+            self._was_served = True
+            if self._is_shut:
+                self._open()
+        elif self._is_shut:
+            # One call alone that is refused says nothing about how many may be in flight.
             return
-        if error.kind == "rate_limited":
-            has_changed = concurrency.refused(started_s, now_s, on_wire, error.retry_after_s)
-        elif error.kind == "timeout":
-            has_changed = concurrency.timed_out(started_s, now_s, on_wire)
-        elif error.kind in COUNTED:
-            has_changed = concurrency.failed()
-        else:
-            has_changed = concurrency.succeeded(started_s, now_s, on_wire)
-        if has_changed:
-            self._permits.resize(concurrency.limit)
+        elif self._on_wire == 0 and not self._was_served:
+            self._is_shut = True
+            self._permits.resize(1)
+        concurrency = self._concurrency
+        if concurrency is not None and _teach(concurrency, error, started_s, now_s, on_wire):
+            self._resize(concurrency.limit)
 
     def heard(self, headers: Mapping[str, str]) -> None:
         """A response came with these headers."""
@@ -97,3 +111,23 @@ class KeyLessons:
         if is_new and self._concurrency is not None:
             # The rate explains the refusals that cut the concurrency.
             self._concurrency.set_free()
+
+    def _resize(self, permits_max: int) -> None:
+        self._permits_max = permits_max
+        if not self._is_shut:
+            self._permits.resize(permits_max)
+
+    def _open(self) -> None:
+        self._is_shut = False
+        self._permits.resize(self._permits_max)
+
+
+def _teach(concurrency: AdaptiveConcurrency, error: CallError, started_s: float, now_s: float, on_wire: int) -> bool:
+    """Whether the limit is another one after this failure."""
+    if error.kind == "rate_limited":
+        return concurrency.refused(started_s, now_s, on_wire, error.retry_after_s)
+    if error.kind == "timeout":
+        return concurrency.timed_out(started_s, now_s, on_wire)
+    if error.kind in COUNTED:
+        return concurrency.failed()
+    return concurrency.succeeded(started_s, now_s, on_wire)

@@ -21,7 +21,7 @@ from batcher.core.contracts import Caller, CallError
 from batcher.core.progress import Progress
 from batcher.core.records import NOTHING_SPENT, Reply, Request
 from batcher.errors import RefusedError
-from batcher.providers.gated import CANARY, KeyRestsError
+from batcher.providers.gated import KeyRestsError
 from batcher.providers.retrying import with_spend
 
 ROWS_REFUSED_MAX = 3
@@ -51,6 +51,10 @@ class Member(Caller, Protocol):
     @property
     def rest_s(self) -> float:
         """Seconds for which it sends nothing."""
+        ...
+
+    async def canary(self, *, rest_s: float) -> Reply:
+        """Ask something that any healthy provider answers, and nothing else for a while. Raises what `call` raises."""
         ...
 
     def share_with(self, rest_elsewhere_s: Callable[[], float]) -> None:
@@ -177,13 +181,10 @@ class Pool:
     async def _is_key_well(self, place: _Place, error: CallError) -> bool:
         """Whether the key is let in with a request of our own; what that used is the row's to pay."""
         try:
-            reply = await place.member.call(Request(row=-1, messages=CANARY))
+            reply = await place.member.canary(rest_s=ASKED_AGAIN_AFTER_S)
         except CallError as failure:
             error.spend = error.spend + failure.spend
             return False
-        except KeyRestsError:
-            # It rests because it was let in before.
-            return True
         error.spend = error.spend + reply.spend
         place.answered(-1)
         return True

@@ -212,13 +212,15 @@ class Room:
 
     def settle(self, taken: Taken, request: Request, spend: Spend) -> None:
         """The call was answered: book what it really used."""
+        self._progress.calls.add(spend)
         if self._tokens:
             self._settle_tokens(taken, request, spend)
         if taken.hold is not None:
-            _pay(taken.hold, spend.cost_usd)
+            self._pay(taken.hold, spend.cost_usd)
 
     def settle_failure(self, taken: Taken, request: Request, error: CallError) -> None:
         """The call failed: book what it used, or may have used."""
+        self._progress.calls.add(error.spend)
         if error.spend.usage is not None or error.kind in COUNTED:
             # A call that failed half-way may have been counted by the provider; its estimate stays booked.
             self._settle_tokens(taken, request, error.spend)
@@ -226,14 +228,15 @@ class Room:
             for reservation in taken.reservations:
                 reservation.cancel()
         if taken.hold is not None:
-            _pay(taken.hold, None if error.is_billing_unknown else error.spend.cost_usd)
+            self._pay(taken.hold, None if error.is_billing_unknown else error.spend.cost_usd)
 
     def keep(self, taken: Taken) -> None:
         """The call was left on the wire: it may have been served, so all of it stays booked."""
+        self._progress.calls.count += 1
         for reservation in taken.reservations:
             reservation.keep()
         if taken.hold is not None:
-            taken.hold.keep()
+            self._pay(taken.hold, None)
 
     def _try_permits(self) -> bool:
         for number, permits in enumerate(self._permits):
@@ -272,17 +275,17 @@ class Room:
             else:
                 reservation.settle(usage.input + usage.output)
 
+    def _pay(self, hold: Hold, cost_usd: Decimal | None) -> None:
+        """Book what a call cost; where nobody knows, its worst case stays held."""
+        if cost_usd is None:
+            hold.keep()
+            self._progress.held_usd += hold.worst_usd
+        else:
+            hold.settle(cost_usd)
+
     def _begin(self, reason: WaitReason) -> None:
         self._progress.wait_begin(reason, self._clock.monotonic())
 
 
 def _moved(rate: float, new_rate: float) -> bool:
     return abs(new_rate - rate) > RATE_MOVED * rate
-
-
-def _pay(hold: Hold, cost_usd: Decimal | None) -> None:
-    """Book what a call cost; where nobody knows, its worst case stays held."""
-    if cost_usd is None:
-        hold.keep()
-    else:
-        hold.settle(cost_usd)

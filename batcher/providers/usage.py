@@ -1,9 +1,13 @@
 """The `usage` of a response: read strictly, then leniently, and found in answers that failed.
 
-A count is believed when both are there and possible. What a failed call used is in the ledger too, so its
-usage is looked for in error objects, in answers that lack something, and in what came of one that was cut.
+A count is believed when both are there and possible. Where `total_tokens` is more than the two together, the
+rest are tokens of reasoning that the provider left out of `completion_tokens` and bills as output. What a
+failed call used is in the ledger too, so its usage is looked for in error objects, in answers that lack
+something, and in what came of one that was cut.
 
-Source: OpenAI API reference, "The chat completion object"; `prompt_cache_hit_tokens` from DeepSeek.
+Source: OpenAI API reference, "The chat completion object"; `prompt_cache_hit_tokens` from DeepSeek; xAI's
+documentation, "Consumption and rate limits": reasoning is counted separately from `completion_tokens`, and in
+`total_tokens`. Gemini's endpoint does the same and does not name the part.
 """
 
 import re
@@ -36,6 +40,7 @@ class WireUsage(msgspec.Struct):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None
@@ -59,13 +64,16 @@ def to_usage(raw: WireUsage | None) -> Usage | None:
     # Both counts or none: half a usage would book half a price.
     if raw is None or raw.prompt_tokens is None or raw.completion_tokens is None:
         return None
+    output = raw.completion_tokens
+    if raw.total_tokens is not None and 0 <= output < raw.total_tokens - raw.prompt_tokens:
+        output = raw.total_tokens - raw.prompt_tokens
     details = raw.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
     out = raw.completion_tokens_details
     usage = Usage(
         raw.prompt_tokens,
         (cached if cached is not None else raw.prompt_cache_hit_tokens) or 0,
-        raw.completion_tokens,
+        output,
         (out.reasoning_tokens if out is not None else None) or 0,
     )
     # A count that cannot be is no count: half-believed, it would be booked.
@@ -82,6 +90,7 @@ def lenient_usage(value: Any) -> WireUsage | None:
     return WireUsage(
         _as_count(value.get("prompt_tokens")),
         _as_count(value.get("completion_tokens")),
+        _as_count(value.get("total_tokens")),
         _InputDetails(_as_count(details.get("cached_tokens"))) if isinstance(details, dict) else None,
         _OutputDetails(_as_count(out.get("reasoning_tokens"))) if isinstance(out, dict) else None,
         _as_count(value.get("prompt_cache_hit_tokens")),

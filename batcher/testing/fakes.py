@@ -132,6 +132,10 @@ class FakeCaller:
         """See `pool.Member`."""
         self.rest_elsewhere_s = rest_elsewhere_s
 
+    async def canary(self, *, rest_s: float) -> Reply:  # noqa: ARG002  # the contract's
+        """See `pool.Member`; asked for row -1."""
+        return await self.call(Request(row=-1, messages=b"[]"))
+
     async def call(self, request: Request) -> Reply:
         """See `Caller`."""
         if self._flight is not None:

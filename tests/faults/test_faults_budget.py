@@ -1,6 +1,7 @@
 """P5: the wall, seen from the server's side, to the last nano-dollar."""
 
 import json
+import signal
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -48,6 +49,8 @@ def test_a_run_stops_at_the_wall_and_goes_on_when_it_is_raised(
         stopped = rig.run("run", "job.yaml")
         assert stopped.code == 5, stopped.stderr
         assert f"the budget of ${cap} is used up" in stopped.stderr
+        assert 1 == stopped.stderr.count("hint: ")
+        assert "hint: raise budget.usd in job.yaml, then `batcher run job.yaml` goes on" in stopped.stderr
         assert cap * Decimal("0.95") <= billed(rig) <= cap
         assert billed(rig) == booked(tmp_path, stopped)
         assert len(rig.served()) < rows
@@ -130,6 +133,46 @@ def test_a_run_that_is_killed_does_not_pass_the_cap(tmp_path: Path) -> None:
     assert booked(tmp_path, ended) + lost >= cap * Decimal("0.95")
 
 
+@pytest.mark.parametrize("budget", ["", "budget: {usd: 10}\n"])
+def test_calls_for_rows_that_ctrl_c_left_unfinished_are_on_the_books(tmp_path: Path, budget: str) -> None:
+    """Every second answer is no answer and asked again; calls, tokens and dollars equal the provider's all the same."""
+
+    def wrong_first(asked: Asked) -> Said:
+        time.sleep(0.05)
+        usage = {"prompt_tokens": 200, "completion_tokens": 60, "total_tokens": 260}
+        return completion("ไม่รู้" if asked.number % 2 else "yes", usage=usage)
+
+    with rig_of(tmp_path) as rig, Loopback(wrong_first) as server:
+        rig.base_url = server.base_url
+        rig.write_rows(300)
+        rig.write_job(
+            f"{PARAMS}{budget}answer: {{labels: [yes, no], attempts: 9}}\nlimits: {{concurrency: 20}}\n"
+            "success: {same: 100%}\n"
+        )
+        process = rig.start("run", "job.yaml")
+        deadline_s = time.monotonic() + 60
+        while len(server.asked) < 150:
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 4, stderr
+        (stopped,) = (tmp_path / "runs" / "job").glob("20*")
+        totals = json.loads((stopped / "run.json").read_text(encoding="utf-8"))["totals"]
+        assert 0 < totals["unfinished"]["calls"]
+        assert_same_books(totals, len(server.asked))
+
+        ended = rig.run("resume", str(stopped))
+        assert ended.code == 0, ended.stderr
+        assert_same_books(run_file(tmp_path, ended)["totals"], len(server.asked))
+
+
+def assert_same_books(totals: Any, calls: int) -> None:
+    assert (calls, 200 * calls, 60 * calls) == (totals["calls"], totals["input_tokens"], totals["output_tokens"])
+    assert CALL * calls == Decimal(totals["cost_usd"])
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_without_a_price_nothing_is_sent_or_written(tmp_path: Path, command: str) -> None:
     """A model that nobody knows is never booked at zero."""
@@ -158,3 +201,24 @@ def test_a_budget_that_holds_no_call_says_so(tmp_path: Path) -> None:
         rig.write_job(f"{PARAMS}budget: {{usd: 0.01}}\n")
         ended = rig.run("run", "job.yaml")
         assert ended.code == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("usage", "code"),
+    [
+        pytest.param({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, 5, id="zeros"),
+        pytest.param({"prompt_tokens": 200, "completion_tokens": 2, "total_tokens": 260}, 5, id="gemini"),
+    ],
+)
+def test_a_usage_that_tells_less_than_was_billed_does_not_open_the_wall(
+    tmp_path: Path, usage: dict[str, int], code: int
+) -> None:
+    """A gateway that counts nothing, and a provider that leaves its reasoning out of completion_tokens."""
+    cap = Decimal("0.002")
+    with rig_of(tmp_path) as rig, Loopback(lambda asked: completion(asked.text, usage=usage)) as server:
+        rig.base_url = server.base_url
+        rig.write_rows(200)
+        rig.write_job(f"{PARAMS}budget: {{usd: {cap}}}\nlimits: {{concurrency: 20}}\n")
+        ended = rig.run("run", "job.yaml")
+        assert ended.code == code, ended.stderr
+        assert 0 < CALL * len(server.asked) <= cap

@@ -165,6 +165,24 @@ async def test_without_unknown_bills_the_message_speaks_of_none() -> None:
         await Budget(usd("0.5"), usd("0.499")).reserve(usd("0.002"))
 
 
+async def test_a_budget_with_money_left_is_not_called_used_up() -> None:
+    """One request larger than all that is left, among small ones: whoever reads "used up" looks for the wrong thing."""
+    with pytest.raises(BudgetError) as raised:
+        await Budget(usd("0.02"), usd("0.0002"), hint="raise it").reserve(usd("0.054"))
+    assert raised.value.message == (
+        "the budget of $0.02 cannot hold the next call: $0.0002 spent, $0.0198 left, "
+        "and the call could cost up to $0.054"
+    )
+    assert "raise it; or leave so large a row out (input.where)" == raised.value.hint
+
+
+async def test_a_used_up_budget_says_how_this_run_goes_on() -> None:
+    """The command is known where the run was begun, and not here."""
+    with pytest.raises(BudgetError) as raised:
+        await Budget(usd("1"), usd("0.99"), hint="raise it, then `batcher run งาน.yaml` goes on").reserve(usd("0.02"))
+    assert "raise it, then `batcher run งาน.yaml` goes on" == raised.value.hint
+
+
 async def test_a_cap_that_holds_no_call_says_why() -> None:
     """A run that stops before its first call must not look as if it had spent its money."""
     budget = Budget(usd("0.01"), advice="an answer may have 32,768 tokens, as the job sets no params.max_tokens")

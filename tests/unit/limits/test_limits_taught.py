@@ -44,6 +44,33 @@ def test_a_bucket_of_a_minute_is_told_from_one_of_a_day() -> None:
     assert day is None
 
 
+class FastClientHeaders(dict[str, str]):
+    """As the fast client keeps them: a value in UTF-8 cannot be had, neither by its name nor among all."""
+
+    def __getitem__(self, name: str) -> str:
+        value = super().__getitem__(name)
+        if not value.isascii():
+            raise ValueError("failed to convert header to a str")
+        return value
+
+    def items(self):
+        return [(name, self[name]) for name in self]
+
+
+def test_a_header_in_utf_8_teaches_nothing_and_stops_nothing() -> None:
+    """Gateways write their names and notes as they are spoken; a run must not end by one."""
+    headers = FastClientHeaders(
+        {
+            "x-gateway": "Cổng máy chủ",
+            "date": "เสาร์",
+            "x-ratelimit-note": "请求过于频繁",
+            "x-ratelimit-limit-requests-minute": "30",
+            "x-ratelimit-remaining-requests-minute": "29",
+        }
+    )
+    assert Lesson(30, None, 0.0) == teach(HeaderLessons(), headers, 0.0)
+
+
 def test_groqs_requests_are_a_days_and_its_tokens_a_minutes() -> None:
     lessons, lesson = HeaderLessons(), None
     for index, used in enumerate([1, 3, 6, 10, 20, 40, 60]):

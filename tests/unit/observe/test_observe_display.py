@@ -59,6 +59,21 @@ def test_a_frame_holds_everything() -> None:
     ] == shown(busy(), VIEW)
 
 
+@pytest.mark.parametrize(
+    ("budget", "line"),
+    [
+        ("10", "$0.0123 of $10 budget · 1,234,567 tokens in, 45,678 out"),
+        ("0.05", "$0.0123 of $0.05 budget · the whole job would cost about $0.0513"),
+    ],
+)
+def test_a_budget_is_shown_and_what_will_not_fit_it(budget: str, line: str) -> None:
+    """A job that will stop at its budget at 4 a.m. is better raised at midnight."""
+    progress = busy()
+    progress.budget_usd = Decimal(budget)
+
+    assert line in shown(progress, VIEW)
+
+
 def test_forty_columns_lose_nothing() -> None:
     """Phrases move to the next line as a whole."""
     assert [

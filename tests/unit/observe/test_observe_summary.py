@@ -78,7 +78,7 @@ def test_a_resumed_run_counts_its_own_rows_for_the_rate() -> None:
         "tickets: stopped before the end, 1,500 of ≈2,000 rows done, 500 of them now in 1 min 40 s (5.0 rows/s)"
         == told[0]
     )
-    assert f"hint: `batcher resume {RUN}` goes on from here; no answer is asked twice" == told[-1]
+    assert f"hint: `batcher resume {RUN}` goes on from here; no row that is done is asked again" == told[-1]
 
 
 def test_a_run_with_nothing_left_to_do_says_so() -> None:
@@ -189,3 +189,32 @@ def test_a_success_rule_that_fails_on_good_rows_has_nothing_to_retry() -> None:
     told = reasoned(Progress(ok=10), reasons=["labels drifted by 0.58"], said=set())
 
     assert "error: labels drifted by 0.58" == told[-1]
+
+
+def test_a_part_that_is_unknown_does_not_hide_the_part_that_is_known() -> None:
+    """One row of ten thousand without a bill is no reason to say nothing of the others'."""
+    progress = Progress(ok=10_000, cost_usd=Decimal("1.2"), rows_cost_unknown=1)
+
+    told = lines(progress, totals={MAIN: Total(10_000, 1, 1, None)})
+
+    assert "cost: $1.20 and the unknown cost of 1 row" in told
+
+
+def test_what_is_held_for_unknown_bills_is_told() -> None:
+    """A provider may bill calls that timed out: whoever compares the invoice knows by how much."""
+    told = lines(Progress(ok=10_000, cost_usd=Decimal("1.234"), held_usd=Decimal("0.25")))
+
+    assert "cost: $1.23; $0.25 is held for calls whose bill is not known" in told
+
+
+def test_a_used_up_budget_has_one_hint() -> None:
+    """Two hints that say the same in other words are read as two things to do."""
+    told = summary_lines(
+        Progress(ok=1), {}, state="budget", elapsed_s=1.0, job_name="tickets", run=RUN,
+        reasons=["the budget of $1 is used up"], mend="raise budget.usd, then `batcher run job.yaml` goes on",
+    )  # fmt: skip
+
+    assert [
+        "error: the budget of $1 is used up",
+        "hint: raise budget.usd, then `batcher run job.yaml` goes on",
+    ] == told[-2:]

@@ -12,6 +12,7 @@ from batcher.core.progress import Progress
 from batcher.observe.view import (
     Meter,
     View,
+    budget_phrase,
     cost_phrase,
     cost_projected,
     failures_phrase,
@@ -42,6 +43,26 @@ def test_the_line_says_it_all() -> None:
         "tickets: 12,000 of 50,000 rows (24 %), 410 rows/s, 3 failed (2 timeout, 1 refused), $0.0123,"
         " about 1 min 33 s left"
     ) == progress_line(running(), VIEW)
+
+
+def test_the_line_says_what_the_budget_is_and_what_it_holds() -> None:
+    """How near the wall is, the bills that nobody knows among it, is asked at 3 a.m."""
+    progress = running()
+    progress.budget_usd = Decimal(10)
+    assert ", $0.0123 of $10 budget, about" in progress_line(progress, VIEW)
+
+    progress.held_usd = Decimal("0.5")
+    assert " of $10 budget (and $0.50 held for unknown bills)" == budget_phrase(progress)
+    fields = progress_fields(progress, VIEW)
+    assert (10.0, 0.5) == (fields["budget_usd"], fields["held_usd"])
+
+
+@pytest.mark.parametrize(
+    ("cap", "shown"), [("0.5", "$0.50"), ("1E+3", "$1,000"), ("0.0123456", "$0.0123456"), ("2.50", "$2.50")]
+)
+def test_a_cap_is_shown_to_its_last_digit(cap: str, shown: str) -> None:
+    """A rounded cap is another cap."""
+    assert f" of {shown} budget" == budget_phrase(Progress(budget_usd=Decimal(cap)))
 
 
 def test_the_first_line_says_that_calls_are_out() -> None:

@@ -12,6 +12,7 @@ from batcher.limits.pause import Pause
 from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import TokenBucket
 from batcher.providers.gated import GatedCaller
+from batcher.providers.lessons import KeyLessons
 from batcher.providers.room import LimitSet, Room, Wall
 from batcher.providers.turnstile import Turnstile
 from batcher.testing.clock import ManualClock, settle
@@ -43,8 +44,9 @@ class Provider:
         requests=None,
         wall: Wall | None = None,
         hedge=None,
+        learns: bool = False,
     ) -> "Gate":
-        return Gate(self, inner or FakeCaller(), permits, shared, tokens, requests, wall, hedge)
+        return Gate(self, inner or FakeCaller(), permits, shared, tokens, requests, wall, hedge, learns)
 
     def open(self) -> None:
         """Two rows fail: the breaker is open from now on."""
@@ -64,29 +66,38 @@ class Provider:
 class Gate:
     """One key."""
 
-    def __init__(self, provider: Provider, inner, permits, shared, tokens, requests, wall, hedge) -> None:
+    def __init__(self, provider: Provider, inner, permits, shared, tokens, requests, wall, hedge, learns) -> None:
         self.provider, self.inner = provider, inner
         self.pause = Pause(random.Random(1))
         self.permits = None if permits is None else Permits(permits)
         self.shared = None if shared is None else Permits(shared)
         self.tokens = None if tokens is None else TokenBucket(tokens, provider.clock)
+        room = Room(
+            (
+                LimitSet(self.shared),
+                LimitSet(self.permits, None if requests is None else RequestRate(requests), self.tokens),
+            ),
+            estimator=provider.estimator,
+            output_max=20,
+            wall=wall,
+            clock=provider.clock,
+            progress=provider.progress,
+        )
+        self.lessons = None
+        if learns:
+            self.lessons = KeyLessons(
+                room, self.pause, concurrency=None, permits=self.permits, learns_requests=False, learns_tokens=False,
+                clock=provider.clock,
+            )  # fmt: skip
         self.caller = GatedCaller(
             inner,
             name="provider p",
-            room=Room(
-                (
-                    LimitSet(self.shared),
-                    LimitSet(self.permits, None if requests is None else RequestRate(requests), self.tokens),
-                ),
-                estimator=provider.estimator,
-                output_max=20,
-                wall=wall,
-                clock=provider.clock,
-                progress=provider.progress,
-            ),
+            room=room,
             pause=self.pause,
             turnstile=provider.turnstile,
             hedge=hedge,
+            lessons=self.lessons,
+            tell=provider.told.append,
             clock=provider.clock,
             progress=provider.progress,
             flight=provider.flight,

@@ -11,7 +11,7 @@ from batcher.core.contracts import CallError
 from batcher.core.records import Spend, Usage
 from batcher.errors import StoppedError
 from batcher.testing.clock import settle
-from batcher.testing.fakes import FakeCaller, failure, reply
+from batcher.testing.fakes import FakeCaller, failure, reply, request
 
 
 async def test_a_permit_is_held_during_the_exchange_and_given_back() -> None:
@@ -81,6 +81,76 @@ async def test_a_longer_pause_that_comes_while_one_rests_is_rested_too() -> None
     assert not task.done()
     await gate.provider.clock.advance(2)
     assert task.done()
+
+
+async def test_a_key_that_refuses_everything_is_asked_by_one_row_at_a_time() -> None:
+    """A day that is used up, told in words only: fifty rows would be refused again each time that a pause ends."""
+    provider = Provider()
+    refusals = [failure("rate_limited", retry_after_s=20) for _ in range(50)]
+    gate = provider.gate(FakeCaller([*refusals, refusals[0], refusals[0], reply("a")]), permits=50, learns=True)
+
+    async def until_answered(row: int) -> str:
+        while True:
+            try:
+                return (await gate.caller.call(request(row, b"x"))).text
+            except CallError:
+                continue
+            finally:
+                provider.flight.leave()
+
+    rows = [asyncio.ensure_future(until_answered(row)) for row in range(50)]
+    await settle()
+    asked = [len(gate.inner.requests)]
+    for _ in range(3):
+        await provider.clock.advance(21)
+        asked.append(len(gate.inner.requests))
+
+    assert [50, 51, 52, 52 + 50] == asked
+    assert 50 * ["a"] == [one.result() for one in rows]
+    assert 50 == gate.permits.permits_max
+    gate.assert_balanced()
+
+
+async def test_a_key_that_serves_some_calls_while_it_refuses_others_is_not_asked_one_by_one() -> None:
+    """That is a limit on concurrency: the permits, or `concurrency: auto`, are there for it."""
+    wire = asyncio.Event()
+    gate = Provider().gate(
+        FakeCaller(rows={1: [wire, reply()], 2: [failure("rate_limited", retry_after_s=1)]}), permits=2, learns=True
+    )
+    served, refused = gate.start(1), gate.start(2)
+    await settle()
+    assert refused.done()
+    wire.set()
+    await gate.finish(served, refused)
+
+    assert 2 == gate.permits.permits_max
+
+
+async def test_a_long_rest_is_told_once_with_its_end_and_the_provider_s_words() -> None:
+    """Somebody who looks at three in the morning has to see that nothing hangs."""
+    provider = Provider()
+    words = "HTTP 429: 请求次数已达每日上限 (RPD)"
+    refusal = CallError(words, kind="rate_limited", retry_after_s=8 * 3600, spend=Spend(1))
+    gate = provider.gate(FakeCaller(rows={1: [refusal]}))
+    await gate.finish(gate.start(1))
+    rows = [gate.start(row) for row in (2, 3, 4)]
+    await settle()
+
+    (sentence,) = provider.told
+    assert sentence.startswith("provider p rests for 8 h, until 20")
+    assert sentence.endswith(f" UTC, by its limits: {words}")
+    for row in rows:
+        row.cancel()
+    await settle()
+
+
+async def test_a_short_rest_is_not_told() -> None:
+    """Each minute that is used up would be a line."""
+    provider = Provider()
+    gate = provider.gate(FakeCaller(rows={1: [failure("rate_limited", retry_after_s=30)]}))
+    await gate.finish(gate.start(1), gate.start(2))
+
+    assert [] == provider.told
 
 
 async def test_a_key_that_rests_is_heavier_than_one_that_is_full() -> None:

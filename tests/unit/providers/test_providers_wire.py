@@ -96,6 +96,15 @@ def test_a_reasoning_object_is_left_out_and_the_answer_kept() -> None:
         ({"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": []}, Usage(10, 0, 2, 0)),
         ({"prompt_tokens": "10", "completion_tokens": 2.0}, Usage(10, 0, 2, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0, 0, 0)),
+        # xAI: 10 + 2 + 30 of reasoning that is not in completion_tokens; Gemini names no part at all.
+        (
+            {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 42,
+             "completion_tokens_details": {"reasoning_tokens": 30}}, Usage(10, 0, 32, 30),
+        ),
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623}, Usage(20, 0, 603, 0)),
+        ({"prompt_tokens": "20", "completion_tokens": "198", "total_tokens": "623"}, Usage(20, 0, 603, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 0}, Usage(10, 0, 2, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": -2, "total_tokens": 12}, None),
         ({"prompt_tokens": 10, "completion_tokens": None}, None),
         ({"prompt_tokens": 10}, None),
         ({"prompt_tokens": True, "completion_tokens": 2}, None),
