@@ -4,23 +4,25 @@ from typing import Any
 
 import pyarrow as pa
 
+from batcher.sources.table import shown
+
 _SHAPE = "a chat history is a list of {role, content}, content being text or a list of parts"
 
 
 def chat_column_fault(arrow_type: pa.DataType) -> str | None:
     """What keeps an Arrow column from holding chat histories, or None."""
     if not pa.types.is_list(arrow_type):
-        return f"is of type {arrow_type}; {_SHAPE}"
+        return f"is of type {shown(arrow_type)}; {_SHAPE}"
     message = arrow_type.value_type
     if not pa.types.is_struct(message):
-        return f"is a list of {message}; {_SHAPE}"
+        return f"is a list of {shown(message)}; {_SHAPE}"
     types = {field.name: field.type for field in message}
     if "role" not in types or "content" not in types:
-        return f"has messages with {', '.join(types)}; {_SHAPE}"
+        return f"has messages with {shown(', '.join(types))}; {_SHAPE}"
     if not pa.types.is_string(types["role"]):
-        return f"has a role of type {types['role']}; {_SHAPE}"
+        return f"has a role of type {shown(types['role'])}; {_SHAPE}"
     if not (pa.types.is_string(types["content"]) or pa.types.is_list(types["content"])):
-        return f"has content of type {types['content']}; {_SHAPE}"
+        return f"has content of type {shown(types['content'])}; {_SHAPE}"
     return None
 
 

@@ -5,14 +5,19 @@ with the lines that their quoted cells go on over. Blank lines are no records.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from batcher.errors import InputError
 from batcher.sources.files import InputFile
 from batcher.sources.lines import LINE_BYTES_MAX, Meter, line_blocks
-from batcher.sources.table import BATCH_ROWS_MAX, BrokenInputError
+from batcher.sources.table import BATCH_ROWS_MAX, COLUMNS_MAX, BrokenInputError, many_columns, shown, twice
+
+_LONGEST = f"{LINE_BYTES_MAX // 2**20} MiB"
+_RECORD_LINES_MAX = 1_000_000
+_CUTS_MAX = COLUMNS_MAX + 1
+"""A line of 64 MiB of commas would be half a gigabyte of cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,12 @@ def read_header(file: InputFile) -> tuple[str, ...]:
         raise InputError(
             f"{file.name}:1: is empty; the first line of a CSV file names its columns, each further one is a row"
         ) from None
-    for index, column in enumerate(header):
-        if column in header[:index]:
-            raise InputError(f"{file.name}:1: the header names column {column!r} twice; give each its own name")
+    if len(header) > COLUMNS_MAX:
+        raise InputError(many_columns(f"{file.name}:1"))
+    if len(set(header)) < len(header):
+        raise InputError(
+            f"{file.name}:1: the header names column {shown(twice(header))!r} twice; give each its own name"
+        )
     if len(header) == 1 and (other := next((mark for mark in ";\t|\r" if mark in header[0]), None)):
         raise InputError(f"{file.name}:1: the header is separated by {other!r}; batcher reads CSV with commas")
     return tuple(header)
@@ -71,6 +79,7 @@ class _Reader:
         self._lines = chain.from_iterable(self._split())
         self._held: list[str] = []
         self._number = 1
+        self._record_chars, self._record_lines, self._is_inside = 0, 0, False
 
     def records(self) -> Iterator[Records]:
         """All records, the header as the first. A fault comes after the records before it."""
@@ -96,47 +105,64 @@ class _Reader:
         # The module's own limit of 128 KiB a cell is global; a cell is as long here as a line may be.
         csv.field_size_limit(LINE_BYTES_MAX)
         quoted = csv.reader(self._held_first(), strict=True)
-        width, lines_read, lines_next = 0, 0, 1
-        for line in self._lines:
-            self._number = lines_next
+        width = 0
+        for number, line in self._lines:
+            # A small archive can hold a great many empty lines, so they are first.
+            if not line:
+                continue
+            self._number = number
             if '"' in line:
-                self._held.append(line)
-                try:
-                    cells = next(quoted)
-                except csv.Error as error:
-                    raise broken_csv(self._file, self._number, _fault(error)) from None
-                lines_next += quoted.line_num - lines_read
-                lines_read = quoted.line_num
+                cells = self._quoted_cells(quoted, line)
             else:
-                lines_next += 1
-                cells = line.rstrip("\r").split(",")
-                if cells == [""]:
+                text = line.rstrip("\r")
+                if not text:
                     continue
+                cells = text.split(",", _CUTS_MAX)
             if len(cells) != width:
                 if width:
-                    fault = f"has {len(cells)} cells, but the header has {width}; put cells with commas in quotes"
+                    count = f"more than {COLUMNS_MAX:,}" if len(cells) > COLUMNS_MAX else len(cells)
+                    fault = f"has {count} cells, but the header has {width}; put cells with commas in quotes"
                     raise broken_csv(self._file, self._number, fault)
                 width = len(cells)
             yield cells
 
+    def _quoted_cells(self, quoted: Iterator[list[str]], line: str) -> list[str]:
+        self._held.append(line)
+        self._record_chars, self._record_lines, self._is_inside = 0, 0, True
+        try:
+            return next(quoted)
+        except csv.Error as error:
+            raise broken_csv(self._file, self._number, _fault(error)) from None
+        finally:
+            self._is_inside = False
+
     def _held_first(self) -> Iterator[str]:
         """What the csv module reads: the line that is held for it, then those its record goes on over."""
         while True:
-            line = self._held.pop() if self._held else next(self._lines, None)
+            line = self._held.pop() if self._held else next(self._lines, (0, None))[1]
             if line is None:
                 return
+            self._record_chars += len(line) + 1
+            self._record_lines += 1
+            if self._record_chars > LINE_BYTES_MAX or self._record_lines > _RECORD_LINES_MAX:
+                size = f"{_LONGEST} or {_RECORD_LINES_MAX:,} lines"
+                fault = f"a record is longer than {size}; a quote that is not closed may be the reason"
+                raise broken_csv(self._file, self._number, fault)
             yield line + "\n"
 
-    def _split(self) -> Iterator[list[str]]:
+    def _split(self) -> Iterator[Iterable[tuple[int, str]]]:
+        """The lines of each block with their numbers."""
         for block in line_blocks(self._file, self._meter):
             self._blocks += 1
+            if not (self._is_inside or block.content.strip(b"\r\n")):
+                continue
             try:
-                yield block.content.decode().split("\n")
+                yield enumerate(block.content.decode().split("\n"), block.first_number)
             except UnicodeDecodeError as error:
                 good, _, _ = block.content[: error.start].rpartition(b"\n")
                 number = block.first_number + block.content.count(b"\n", 0, error.start)
                 if number > block.first_number:
-                    yield good.decode().split("\n")
+                    yield enumerate(good.decode().split("\n"), block.first_number)
                 raise broken_csv(self._file, number, "the line is not UTF-8; save the file as UTF-8") from None
 
 
@@ -145,5 +171,5 @@ def _fault(error: csv.Error) -> str:
     if "unexpected end of data" in message:
         return "a quoted cell that begins here never ends; close the quote, and write quotes inside it twice"
     if "field larger" in message:
-        return f"a cell is longer than {LINE_BYTES_MAX // 2**20} MiB; a quote that is not closed may be the reason"
+        return f"a cell is longer than {_LONGEST}; a quote that is not closed may be the reason"
     return f"is not valid CSV: {message}; put cells with quotes, commas or line ends in quotes"

@@ -17,7 +17,7 @@ from batcher.errors import InputError
 from batcher.sources.csv_records import broken_csv, read_header, read_records
 from batcher.sources.files import InputFile
 from batcher.sources.lines import Meter, TextHead
-from batcher.sources.table import LOOK_BYTES, BrokenInputError, Head
+from batcher.sources.table import LOOK_BYTES, BrokenInputError, Head, shown
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -35,7 +35,7 @@ class CsvTable:
                 column = min(faults)
                 has, lacks = (files[0], file) if column in self.columns else (file, files[0])
                 raise InputError(
-                    f"{lacks.name}:1: has no column {column!r}, but {has.name} has; "
+                    f"{lacks.name}:1: has no column {shown(column)!r}, but {has.name} has; "
                     "files of one input have the same columns"
                 )
 

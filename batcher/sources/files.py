@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from batcher.errors import InputError
+from batcher.sources.table import shown
 
 Format = Literal["parquet", "jsonl", "csv"]
 Compression = Literal["gzip", "zstd"]
@@ -24,6 +25,7 @@ _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _GLOB = re.compile(r"[*?\[]")
 _NAMES_SHOWN_MAX = 40
+_COMPARED_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,13 @@ def resolve_files(paths: Sequence[str], base: Path) -> tuple[InputFile, ...]:
 
 def unknown_column(where: str, column: str, columns: Iterable[str]) -> InputError:
     """The error for a column that the input does not have, with the nearest name and those there are."""
-    names = list(columns)
-    near = difflib.get_close_matches(column, names, n=1)
+    names = [shown(name) for name in columns]
+    there_are = ", ".join(names[:_NAMES_SHOWN_MAX])
+    # Comparing long names takes the square of their length.
+    near = difflib.get_close_matches(column, names, n=1) if len(column) <= _COMPARED_MAX else []
     guess = f"; did you mean {near[0]!r}?" if near else ""
     more = f" and {len(names) - _NAMES_SHOWN_MAX} more" if len(names) > _NAMES_SHOWN_MAX else ""
-    return InputError(
-        f"{where}: the input has no column {column!r}{guess} (it has: {', '.join(names[:_NAMES_SHOWN_MAX])}{more})"
-    )
+    return InputError(f"{where}: the input has no column {shown(column)!r}{guess} (it has: {there_are}{more})")
 
 
 def _names(given: str, base: Path) -> list[str]:

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from batcher.errors import InputError
 from batcher.sources.files import InputFile
-from batcher.sources.jsonl_types import Kinds, fits, nested_type, python_type, settled_nested_type
+from batcher.sources.jsonl_types import Extent, Kinds, fits, nested_type, python_type, settled_nested_type
 from batcher.sources.lines import Meter, TextHead, line_blocks
-from batcher.sources.table import BATCH_ROWS_MAX, LOOK_BYTES, BrokenInputError, Head
+from batcher.sources.table import BATCH_ROWS_MAX, LOOK_BYTES, BrokenInputError, Head, shown
 
 _MISSING = re.compile(r"missing required field `(?P<column>.*)`$", re.DOTALL)
 _MISTYPED = re.compile(r"(?P<fault>Expected .*) - at `\$(?P<path>.*)`$", re.DOTALL)
@@ -33,7 +33,7 @@ class JsonlTable:
         self._types: dict[str, pa.DataType] = {}
         self._decoders: dict[tuple[tuple[str, ...], frozenset[str]], msgspec.json.Decoder[dict[str, Any]]] = {}
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Every column of the head's lines, in order of appearance."""
         return tuple(self._survey.kinds.places)
@@ -109,6 +109,9 @@ class JsonlTable:
 
     def _file_batches(self, file: InputFile, meter: Meter | None = None) -> Iterator["JsonlBatch"]:
         for block in line_blocks(file, meter):
+            # A small archive can hold a great many empty lines: they are not split first.
+            if block.content.isspace():
+                continue
             lines = block.lines()
             numbers: Sequence[int] = range(block.first_number, block.first_number + len(lines))
             if not all(lines) or any(map(bytes.isspace, lines)):
@@ -120,18 +123,23 @@ class JsonlTable:
 
     def _nested(self, column: str) -> pa.DataType:
         """The type of a column of lists or objects: the union of all there is in the head."""
-        found = pa.null()
+        found, extent = pa.null(), Extent()
         decode = msgspec.json.Decoder(dict[str, Any]).decode
         try:
             for batch in self._head_batches(TextHead(self._files, self._look_bytes)):
                 values = [decode(line).get(column) for line in batch.lines]
+                for index, value in enumerate(values):
+                    if fault := extent.fault(value):
+                        raise batch.broken(index, f"column {shown(column)!r}: {fault}")
                 try:
                     found = nested_type(values, found)
                 except TypeError:
                     self._blame(batch, values, found, column)
             return settled_nested_type(found)
         except TypeError as error:
-            raise InputError(f"{self._files[0].name}: column {column!r} has no type: {error}; leave it out") from None
+            raise InputError(
+                f"{self._files[0].name}: column {shown(column)!r} has no type: {shown(error)}; leave it out"
+            ) from None
 
     @staticmethod
     def _blame(batch: "JsonlBatch", values: Sequence[Any], found: pa.DataType, column: str) -> None:
@@ -141,7 +149,7 @@ class JsonlTable:
             except TypeError:
                 raise batch.broken(
                     index,
-                    f"the list or object in column {column!r} holds other types than those before it; "
+                    f"the list or object in column {shown(column)!r} holds other types than those before it; "
                     "a carried column needs one type",
                 ) from None
         raise TypeError("its lists or objects hold different types")
@@ -217,7 +225,8 @@ class JsonlBatch:
             if not fits(record[column], arrow_type):
                 raise self.broken(
                     index,
-                    f"column {column!r} does not fit its type so far ({arrow_type}); a carried column has one type",
+                    f"column {shown(column)!r} does not fit its type so far ({shown(arrow_type)}); "
+                    "a carried column has one type",
                 )
 
 
@@ -229,10 +238,10 @@ def json_fault(error: Exception) -> str:
         return "the JSON is nested too deeply"
     message = str(error)
     if missing := _MISSING.search(message):
-        return f"column {missing['column']!r} is missing; write null where there is no value"
+        return f"column {shown(missing['column'])!r} is missing; write null where there is no value"
     if message.startswith("Expected `object`"):
         return "the line is not a JSON object; write one {...} a line, not one list around them"
     if mistyped := _MISTYPED.search(message):
         column = mistyped["path"].removeprefix(".") or "?"
-        return f"column {column!r} does not fit its type so far: {mistyped['fault']}".replace("`", "")
+        return f"column {shown(column)!r} does not fit its type so far: {mistyped['fault']}".replace("`", "")
     return f"the line is not valid JSON: {message}"

@@ -19,6 +19,7 @@ LINE_BYTES_MAX = 64 * 2**20
 BLOCK_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_MARK_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def line_blocks(
                 pending.append(chunk)
                 pending_bytes += len(chunk)
             else:
+                _check_unchanged(file, number)
                 break
             if pending_bytes > line_bytes_max:
                 raise BrokenInputError(
@@ -154,7 +156,25 @@ class TextHead:
 def _without_bom(file: InputFile, content: bytes) -> bytes:
     if content.startswith(_UTF16_BOMS):
         raise InputError(f"{file.name}:1: the text is UTF-16; save the file as UTF-8")
+    if b"\0" in content[:_MARK_BYTES]:
+        raise InputError(f"{file.name}:1: is no text, or in UTF-16 without a mark; save the file as UTF-8")
     return content.removeprefix(_BOM)
+
+
+def _check_unchanged(file: InputFile, number: int) -> None:
+    """Rows that come or go while they are asked would leave the run without knowing what all of them are."""
+    try:
+        size_bytes = file.path.stat().st_size
+    except OSError:
+        # It was moved or removed, and was read to its end all the same; the fingerprint will tell.
+        return
+    if size_bytes != file.size_bytes:
+        raise BrokenInputError(
+            f"{file.name}:{number}: the file has changed while it was read: it had {file.size_bytes:,} bytes, "
+            f"now {size_bytes:,}; go on when nothing writes to it any more",
+            name=file.name,
+            line=number,
+        )
 
 
 def _unreadable(file: InputFile, number: int, error: Exception) -> BrokenInputError:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,21 @@ from batcher.errors import InputError
 from batcher.sources.arrow_types import plain_type, python_values
 from batcher.sources.files import InputFile
 from batcher.sources.lines import open_stream
-from batcher.sources.table import BATCH_BYTES_MAX, BATCH_ROWS_MAX, LOOK_BYTES, BrokenInputError, Head
+from batcher.sources.parquet_sizes import BUFFER_BYTES, BatchSizes, spans
+from batcher.sources.table import (
+    BATCH_BYTES_MAX,
+    COLUMNS_MAX,
+    LOOK_BYTES,
+    BrokenInputError,
+    Head,
+    many_columns,
+    shown,
+    twice,
+)
 from batcher.storage.durable import storage_error
 
-_BUFFER_BYTES = 2**20
-_ROW_GROUPS_MEASURED_MAX = 16
+_UNREADABLE = (ValueError, TypeError, OverflowError, pa.ArrowException)
+"""What values raise that the file's types allow and Python's do not: bytes as text, the year 300,000."""
 
 
 class ParquetTable:
@@ -82,16 +92,18 @@ class ParquetTable:
         # Arrow takes a name also as the prefix of nested ones and cannot read no column at all.
         wanted = list(columns) or [self._schema.names[0]]
         schema = self.schema(wanted)
+        at = start
         with self._open(number) as parquet:
-            row_groups, first = _row_groups_from(parquet.metadata, start)
-            batch_rows = _batch_rows(parquet.metadata, wanted)
-            at = first
+            self._check_unchanged(number, parquet.metadata)
+            sizes = BatchSizes(self._paths[number], parquet.metadata, wanted)
             try:
-                for read in parquet.iter_batches(batch_rows, row_groups, wanted, use_threads=False):
-                    records = read.select(wanted).cast(schema)
-                    skipped = max(0, min(start - at, len(records)))
-                    yield from _bounded(ParquetBatch(file, records.slice(skipped), at + skipped))
-                    at += len(records)
+                for span in spans(parquet.metadata, start):
+                    at = span.first
+                    for read in parquet.iter_batches(sizes.rows(span), span.row_groups, wanted, use_threads=False):
+                        records = read.select(wanted).cast(schema)
+                        skipped = max(0, min(start - at, len(records)))
+                        yield from _bounded(ParquetBatch(file, records.slice(skipped), at + skipped))
+                        at += len(records)
             except (pa.ArrowException, OSError) as error:
                 raise BrokenInputError(
                     f"{file.name}: cannot be read from row number {at + 1} on ({_first_line(error)}); "
@@ -100,11 +112,21 @@ class ParquetTable:
                     line=None,
                 ) from None
 
+    def _check_unchanged(self, number: int, metadata: pq.FileMetaData) -> None:
+        if metadata.num_rows != self._row_counts[number]:
+            name, before = self._files[number].name, self._row_counts[number]
+            raise BrokenInputError(
+                f"{name}: has changed while it was read: it had {before:,} rows, now {metadata.num_rows:,}; "
+                "go on when nothing writes to it any more",
+                name=name,
+                line=None,
+            )
+
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[pq.ParquetFile]:
         file = self._files[number]
         try:
-            parquet = pq.ParquetFile(self._paths[number], buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            parquet = pq.ParquetFile(self._paths[number], buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise InputError(_not_parquet(file, self._paths[number], error)) from None
         with parquet:
@@ -119,7 +141,7 @@ class ParquetTable:
         with os.fdopen(handle, "wb") as target, open_stream(file) as read:
             while True:
                 try:
-                    chunk = read(_BUFFER_BYTES)
+                    chunk = read(BUFFER_BYTES)
                 except (pa.ArrowException, OSError) as error:
                     raise InputError(
                         f"{file.name}: is no whole {file.compression} archive ({_first_line(error)})"
@@ -172,12 +194,40 @@ class ParquetBatch:
         """See `Batch`."""
         if not columns:
             return [{} for _ in range(len(self))]
-        values = [python_values(self.records.column(column)) for column in columns]
+        try:
+            values = [python_values(self.records.column(column)) for column in columns]
+        except _UNREADABLE:
+            raise self._unreadable(columns, python_values) from None
         return [dict(zip(columns, record, strict=True)) for record in zip(*values, strict=True)]
 
     def arrow(self, columns: Sequence[str]) -> pa.RecordBatch:
         """See `Batch`."""
-        return self.records.select(list(columns))
+        records = self.records.select(list(columns))
+        try:
+            # Arrow takes the file's word that text is UTF-8; polars and the results need it to be true.
+            records.validate(full=True)
+        except pa.ArrowInvalid:
+            raise self._unreadable(columns, lambda array: array.validate(full=True)) from None
+        return records
+
+    def _unreadable(self, columns: Sequence[str], read: Callable[[pa.Array], object]) -> BrokenInputError:
+        """The error for the first record that `read` refuses in one of these columns."""
+        for index in range(len(self)):
+            for column in columns:
+                array = self.records.column(column).slice(index, 1)
+                # A slice of nested values still holds all of them; taking makes a copy of this one.
+                array = array.take(pa.array([0]))
+                try:
+                    read(array)
+                except _UNREADABLE as error:
+                    is_text = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+                    fault = (
+                        "text that is not UTF-8"
+                        if is_text
+                        else f"a value of type {shown(array.type)} that Python cannot hold"
+                    )
+                    return self.broken(index, f"column {shown(column)!r} holds {fault}")
+        raise AssertionError("a value was unreadable a moment ago")
 
     def _number(self, index: int) -> int:
         return self.first + index if self.kept is None else self.kept[index]
@@ -192,41 +242,14 @@ def _bounded(batch: ParquetBatch) -> Iterator[ParquetBatch]:
         yield batch.part(start, start + rows)
 
 
-def _row_groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]:
-    """The row groups that hold records from `start` on, and the number of their first record."""
-    first = 0
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        if start < first + rows:
-            return list(range(group, metadata.num_row_groups)), first
-        first += rows
-    return [], first
-
-
-def _batch_rows(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
-    """How many records make a batch of 4 MB, by the footer's sizes; at most 1,000."""
-    row_bytes = 1
-    for number in range(min(metadata.num_row_groups, _ROW_GROUPS_MEASURED_MAX)):
-        group = metadata.row_group(number)
-        chunks = [group.column(index) for index in range(group.num_columns)]
-        size_bytes = sum(
-            chunk.total_uncompressed_size
-            for chunk in chunks
-            if any(
-                chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}.") for column in columns
-            )
-        )
-        row_bytes = max(row_bytes, size_bytes // max(1, group.num_rows))
-    return max(1, min(BATCH_ROWS_MAX, BATCH_BYTES_MAX // row_bytes))
-
-
 def _plain_schema(file: InputFile, schema: pa.Schema) -> pa.Schema:
     names = schema.names
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{file.name}: has two columns {twice!r}; give each its own name")
+        raise InputError(f"{file.name}: has two columns {shown(twice(names))!r}; give each its own name")
     if not names:
         raise InputError(f"{file.name}: has no columns")
+    if len(names) > COLUMNS_MAX:
+        raise InputError(many_columns(file.name))
     return pa.schema([(field.name, plain_type(field.type)) for field in schema])
 
 

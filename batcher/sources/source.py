@@ -29,7 +29,7 @@ from batcher.sources.fingerprint import InputFingerprint
 from batcher.sources.jsonl import JsonlTable
 from batcher.sources.keys import KeyCheck
 from batcher.sources.parquet import ParquetTable
-from batcher.sources.table import LOOK_BYTES, Batch, BrokenInputError, Table, salvaged
+from batcher.sources.table import LOOK_BYTES, Batch, BrokenInputError, Table, salvaged, shown
 from batcher.sources.where import Predicate
 
 __all__ = ["BrokenInputError", "FileSource", "InputFacts", "InputFingerprint", "InputSpec"]
@@ -98,7 +98,7 @@ class FileSource:
             for field in self._table.schema(selected._selected):  # noqa: SLF001
                 if pa.types.is_binary(field.type) or pa.types.is_fixed_size_binary(field.type):
                     raise InputError(
-                        f"{self._name}: column {field.name!r} holds bytes ({field.type}); "
+                        f"{self._name}: column {shown(field.name)!r} holds bytes ({field.type}); "
                         "a prompt needs text, so store it as text"
                     )
         return selected
@@ -240,21 +240,24 @@ class FileSource:
         if list_column is not None:
             for index, record in enumerate(records):
                 if fault := chat_fault(record[list_column]):
-                    raise batch.broken(index, f"column {list_column!r} {fault}")
+                    raise batch.broken(index, f"column {shown(list_column)!r} {fault}")
 
     def _check_chat_type(self, column: str) -> None:
         match self._files[0].format:
             case "csv":
-                raise InputError(f"{self._name}: a CSV cell holds no chat history ({column!r}); use JSONL or Parquet")
+                raise InputError(
+                    f"{self._name}: a CSV cell holds no chat history ({shown(column)!r}); use JSONL or Parquet"
+                )
             case "parquet":
                 if fault := chat_column_fault(self._table.schema([column]).field(0).type):
-                    raise InputError(f"{self._name}: column {column!r} {fault}")
+                    raise InputError(f"{self._name}: column {shown(column)!r} {fault}")
 
     def _check_key_type(self) -> None:
         key = self._spec.key
         if key is not None and not can_be_key(found := self._table.schema([key]).field(0).type):
             raise InputError(
-                f"{self._name}: key column {key!r} is of type {found}; a key is an integer, text, a date or a decimal"
+                f"{self._name}: key column {shown(key)!r} is of type {shown(found)}; "
+                "a key is an integer, text, a date or a decimal"
             )
 
     def _check_keys(self, key: str, tell: Callable[[int], None] | None) -> int:
@@ -279,27 +282,34 @@ class FileSource:
                 if is_suspect:
                     value: Key = keys[index].as_py()
                     if value in places:
-                        shown = repr(value)[:_KEY_SHOWN_MAX]
+                        said = repr(value)[:_KEY_SHOWN_MAX]
                         raise InputError(
-                            f"{batch.place(index)}: key {shown} in column {key!r} is taken by {places[value]}; "
+                            f"{batch.place(index)}: key {said} in column {shown(key)!r} is taken by {places[value]}; "
                             "give each row its own key"
                         )
                     places[value] = batch.place(index)
 
     def _require(self, where: str, columns: Sequence[str]) -> None:
+        known = frozenset(self._table.columns)
         for column in columns:
-            if column not in self._table.columns:
+            if column not in known:
                 raise unknown_column(where, column, self._table.columns)
 
 
 def _keys_of(batch: Batch, key: str) -> pa.Array:
     """The keys of a batch, none of them null or empty."""
-    keys = key_texts(batch.arrow([key]).column(0))
+    column = batch.arrow([key]).column(0)
+    try:
+        keys = key_texts(column)
+    except pa.ArrowException:
+        raise batch.broken(
+            0, f"the key column {shown(key)!r} of type {shown(column.type)} cannot be read as text from here on"
+        ) from None
     is_empty = pc.is_null(keys)
     if pa.types.is_string(keys.type):
         is_empty = pc.or_(is_empty, pc.fill_null(pc.equal(keys, ""), False))
     if (index := is_empty.index(True).as_py()) >= 0:
-        raise InputError(f"{batch.place(index)}: the key column {key!r} is empty here; every row needs a key")
+        raise InputError(f"{batch.place(index)}: the key column {shown(key)!r} is empty here; every row needs a key")
     return keys
 
 

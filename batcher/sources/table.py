@@ -5,6 +5,7 @@ in the format's own shape; it becomes Python values or Arrow arrays only for the
 for. A record that cannot be read raises `BrokenInputError`, which knows how many records before it can.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -17,6 +18,11 @@ BATCH_ROWS_MAX = 1000
 BATCH_BYTES_MAX = 4 * 2**20
 LOOK_BYTES = 64 * 2**20
 """How much uncompressed text is looked at before anything is sent: the whole of most files, 1 s of work."""
+
+COLUMNS_MAX = 10_000
+"""More columns than a table has: of a file that has them, most are names that vary from row to row."""
+
+_SHOWN_MAX = 80
 
 
 class BrokenInputError(InputError):
@@ -120,3 +126,19 @@ def salvaged(batch: AnyBatch, make: Callable[[AnyBatch], Made]) -> Iterator[Made
             yield make(batch.part(0, error.rows_good))
         raise
     yield made
+
+
+def many_columns(place: str) -> str:
+    """The sentence for an input with too many columns."""
+    return f"{place}: the input has more than {COLUMNS_MAX:,} columns here; put names that vary into one column's text"
+
+
+def twice(names: Sequence[str]) -> str:
+    """The first name that stands more than once."""
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def shown(what: object) -> str:
+    """A name or a type as a message can hold it: its beginning, where it is long."""
+    text = str(what)
+    return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 1]}…"

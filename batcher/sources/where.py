@@ -13,7 +13,12 @@ import pyarrow as pa
 
 from batcher.errors import InputError
 from batcher.sources.files import unknown_column
-from batcher.sources.table import AnyBatch, Table
+from batcher.sources.table import AnyBatch, Table, shown
+from batcher.sources.where_bounds import check_growth, check_size, too_deep
+
+_SAID_MAX = 200
+_POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""polars panics at some of what it cannot do; its panics are no `Exception`."""
 
 
 class Predicate:
@@ -24,15 +29,17 @@ class Predicate:
     """
 
     def __init__(self, sql: str, table: Table) -> None:
+        check_size(sql)
         try:
             self._expression = pl.sql_expr(sql)
             names = self._expression.meta.root_names()
-        except pl.exceptions.PolarsError as error:
+        except _POLARS_ERRORS as error:
             raise InputError(f"input.where is not an SQL predicate: {_first_line(error)}") from None
+        known = frozenset(table.columns)
         for name in names:
-            if name not in table.columns:
+            if name not in known:
                 raise unknown_column("input.where", name, table.columns)
-        if not _is_row_by_row(json.loads(self._expression.meta.serialize(format="json"))):
+        if not _is_bounded_row_by_row(self._expression):
             raise InputError(
                 "input.where may look only at the columns of one row: no aggregate, window, subquery or COLUMNS()"
             )
@@ -53,7 +60,7 @@ class Predicate:
             records = self._as_numbers(batch, records)
         try:
             result = self._evaluate(records)
-        except pl.exceptions.PolarsError:
+        except _POLARS_ERRORS:
             # The message would quote values of the row; the place is what helps.
             index = next((one for one in range(len(batch)) if self._fails(records.slice(one, 1))), 0)
             raise batch.broken(
@@ -65,8 +72,9 @@ class Predicate:
     def _check_type(self) -> None:
         try:
             result = self._evaluate(self._schema.empty_table())
-        except pl.exceptions.PolarsError as error:
-            types = ", ".join(f"{field.name} is {field.type}" for field in self._schema)
+        except _POLARS_ERRORS as error:
+            types = ", ".join(f"{shown(field.name)} is {shown(field.type)}" for field in self._schema)
+            types = types if len(types) <= _SAID_MAX else f"{types[:_SAID_MAX]}…"
             raise InputError(f"input.where does not fit the columns ({types}): {_first_line(error)}") from None
         if result.dtype != pl.Boolean:
             raise InputError(f"input.where gives {result.dtype}, not true or false; compare it, as in `score > 3`")
@@ -78,7 +86,7 @@ class Predicate:
     def _fails(self, record: pa.RecordBatch) -> bool:
         try:
             self._evaluate(record)
-        except pl.exceptions.PolarsError:
+        except _POLARS_ERRORS:
             return True
         return False
 
@@ -97,10 +105,21 @@ class Predicate:
                 word = "an integer" if pa.types.is_integer(field.type) else "a number"
                 raise batch.broken(
                     index,
-                    f"column {field.name!r}, which input.where compares, is not {word} here, "
+                    f"column {shown(field.name)!r}, which input.where compares, is not {word} here, "
                     "but was on every line looked at before",
                 ) from None
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+
+def _is_bounded_row_by_row(expression: pl.Expr) -> bool:
+    try:
+        tree = json.loads(expression.meta.serialize(format="json"))
+        if not _is_row_by_row(tree):
+            return False
+        check_growth(tree)
+    except RecursionError:
+        raise too_deep() from None
+    return True
 
 
 def _is_row_by_row(node: Any) -> bool:
@@ -132,4 +151,6 @@ def _is_number(text: str | None, arrow_type: pa.DataType) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The beginning of what polars says, which quotes the predicate."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line if len(line) <= _SAID_MAX else f"{line[:_SAID_MAX]}…"
