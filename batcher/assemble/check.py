@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from batcher.assemble.findings import KINDS_REFUSED
 from batcher.assemble.prepare import Prepared, prepare
 from batcher.assemble.stack import Endpoint, endpoint_of
 from batcher.clock import SystemClock
@@ -101,16 +102,24 @@ async def _try_keys(loaded: LoadedJob, echo: Echo) -> ExitCode:
         echo("the model is local: it has no key to try")
         return ExitCode.OK
     endpoint = endpoint_of(job.sole_provider, job)
-    code = ExitCode.OK
+    codes = []
     for number in range(len(endpoint.keys)):
         name = f"key {number + 1} of {len(endpoint.keys)}"
         fault = await _try_key(loaded, endpoint, number)
         echo(f"{name}: {'accepted' if fault is None else fault.message}")
-        if fault is not None:
-            if fault.hint:
-                echo(f"hint: {fault.hint}")
-            code = ExitCode.REFUSED if fault.kind in ("auth", "quota", "bad_request") else ExitCode.STOPPED
-    return code
+        if fault is not None and fault.hint:
+            echo(f"hint: {fault.hint}")
+        codes.append(_code_of(fault))
+    # A run sets a refused key aside, and goes on with those that are accepted.
+    return next(code for code in (ExitCode.OK, ExitCode.REFUSED, ExitCode.STOPPED) if code in codes)
+
+
+def _code_of(fault: CallError | None) -> ExitCode:
+    if fault is None:
+        return ExitCode.OK
+    # A bad response has a hint where it is a web page: then the address is wrong.
+    is_refused = fault.kind in KINDS_REFUSED or (fault.kind == "bad_response" and fault.hint is not None)
+    return ExitCode.REFUSED if is_refused else ExitCode.STOPPED
 
 
 async def _try_key(loaded: LoadedJob, endpoint: Endpoint, number: int) -> CallError | None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from batcher.assemble.doctor_lines import cost_line, key_lines, verdict_line
-from batcher.assemble.findings import Applied, address_of, apply_findings, keys_of
+from batcher.assemble.findings import KINDS_REFUSED, Applied, address_of, apply_findings, keys_of
 from batcher.assemble.prepare import local_model
 from batcher.assemble.stack import Endpoint, endpoint_of, price_of
 from batcher.clock import Clock, SystemClock
@@ -26,8 +26,6 @@ from batcher.providers.probe import Probed, Target, probe_provider
 from batcher.runs.directory import job_directory
 from batcher.runs.findings import FRESH_FOR, Findings, KeyFindings, findings_path, read_findings, write_findings
 from batcher.storage.durable import Disk, LocalDisk
-
-_REFUSALS = frozenset({"auth", "quota", "bad_request", "too_long", "refused"})
 
 Echo = Callable[[str], None]
 
@@ -100,7 +98,7 @@ def doctor_job(path: Path, options: DoctorOptions, *, echo: Echo, tell: Echo) ->
 
 def _is_weather(entry: KeyFindings) -> bool:
     """Whether nothing was found out but that the provider could not be asked now: what was known before stays."""
-    return entry.failure is not None and entry.failure.kind not in _REFUSALS
+    return entry.failure is not None and entry.failure.kind not in KINDS_REFUSED
 
 
 def _remembered(path: Path, tell: Echo) -> Findings:
@@ -137,7 +135,7 @@ def _exit_code(entries: Sequence[KeyFindings], applied: Applied) -> ExitCode:
         if all(entry.params.state == "refused" for entry in working):
             return ExitCode.REFUSED
         return ExitCode.USAGE if applied.complaints else ExitCode.OK
-    is_refused = any(entry.failure is not None and entry.failure.kind in _REFUSALS for entry in entries)
+    is_refused = any(entry.failure is not None and entry.failure.kind in KINDS_REFUSED for entry in entries)
     return ExitCode.REFUSED if is_refused else ExitCode.STOPPED
 
 
@@ -148,7 +146,7 @@ def _lines(diagnosis: _Diagnosis) -> list[str]:
     for number, entry in enumerate(entries, start=1):
         lines += key_lines(entry, number, len(entries))
     lines.append(cost_line(diagnosis.probed.tally, diagnosis.cost_usd, diagnosis.price))
-    lines.append(verdict_line(entries, can_run=diagnosis.code == ExitCode.OK))
+    lines.append(verdict_line(entries, diagnosis.code))
     return lines
 
 

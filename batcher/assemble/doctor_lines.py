@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
+from batcher.errors import ExitCode
 from batcher.ledger.prices import AnyPrice
 from batcher.observe.human import counted, dollars, duration
 from batcher.observe.text import clean
@@ -96,10 +97,12 @@ def cost_line(tally: Tally, cost_usd: Decimal | None, price: AnyPrice | None) ->
     return f"{tokens}, {at_least}{dollars(cost_usd)} ({price.source})"
 
 
-def verdict_line(entries: Sequence[KeyFindings], *, can_run: bool) -> str:
+def verdict_line(entries: Sequence[KeyFindings], code: ExitCode) -> str:
     """Whether the job can run, in one sentence."""
     working = sum(entry.is_working for entry in entries)
-    if not can_run:
+    if code == ExitCode.STOPPED:
+        return "the provider cannot be asked now; a run would wait for it, and nothing was found out about the job"
+    if code != ExitCode.OK:
         return "the job cannot run as it is"
     if working < len(entries):
         return f"the job can run, with {working} of its {len(entries)} keys"

@@ -4,13 +4,15 @@ A complaint is about something the job asks for and the provider was seen to lac
 one of several keys lacks, and what a refused key could not show is no reason to refuse a job.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from batcher.assemble.books import shown
 from batcher.config.load import LoadedJob
 from batcher.config.model import Job
 from batcher.errors import JobError
@@ -21,6 +23,8 @@ _LIMITS = ("max_completion_tokens", "max_tokens")
 _LACKING = frozenset({"refused", "ignored", "missing"})
 _WORKING = frozenset({"yes", "accepted"})
 _KEY_REFUSALS = frozenset({"auth", "quota"})
+KINDS_REFUSED = _KEY_REFUSALS | {"bad_request", "too_long", "refused"}
+"""Failures of a plain little question that speak of key or job, and of no outage."""
 _SKEW_TOLD_S = 2.0
 
 
@@ -34,12 +38,14 @@ class Applied:
         is_structured_refused: Whether `response_format` with a schema is known to be refused, so that no row tries.
         complaints: What the job asks for and the provider lacks, a sentence with the fix each; a run refuses the job.
         warnings: What a run should say and go on.
+        job_path: The job's file as it can be typed.
     """
 
     token_limit_param: str | None = None
     is_structured_refused: bool = False
     complaints: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    job_path: str = "JOB"
 
     def refuse(self) -> None:
         """Refuse the job where there are complaints.
@@ -50,7 +56,7 @@ class Applied:
         if self.complaints:
             raise JobError(
                 "; ".join(self.complaints),
-                hint="`batcher doctor` probes the provider again, should it have learned this since",
+                hint=f"`batcher doctor {self.job_path}` probes the provider again, should it have learned this since",
             )
 
 
@@ -78,7 +84,10 @@ def recall(loaded: LoadedJob, runs: Path, *, now_s: float) -> Applied:
     if findings is None:
         return Applied()
     now = datetime.fromtimestamp(now_s, UTC)
-    return apply_findings(findings.fresh(address_of(job), job.effective_model, keys_of(job), now=now), job)
+    fresh = findings.fresh(address_of(job), job.effective_model, keys_of(job), now=now)
+    if not fresh:
+        return Applied()
+    return replace(apply_findings(fresh, job), job_path=shlex.quote(shown(loaded.path)))
 
 
 def apply_findings(findings: Sequence[KeyFindings], job: Job) -> Applied:
@@ -90,9 +99,10 @@ def apply_findings(findings: Sequence[KeyFindings], job: Job) -> Applied:
     """
     working = [entry for entry in findings if entry.is_working]
     warnings = [
-        f"a key was refused when doctor tried it on {entry.probed_at:%Y-%m-%d}: {entry.failure.words}"
+        f"{'a key' if entry.failure.kind in _KEY_REFUSALS else 'the job'} was refused when doctor tried it "
+        f"on {entry.probed_at:%Y-%m-%d}: {entry.failure.words}"
         for entry in findings
-        if entry.failure is not None and entry.failure.kind in _KEY_REFUSALS
+        if entry.failure is not None and entry.failure.kind in KINDS_REFUSED
     ]
     if not working:
         return Applied(warnings=tuple(warnings))
@@ -133,7 +143,9 @@ def _complaints(facts: _Facts, job: Job) -> list[str]:
     complaints = []
     for name, other in (_LIMITS, _LIMITS[::-1]):
         if name in params and facts.all_are(name, "refused"):
-            instead = f"write params.{other} instead of params.{name}" if facts.all_are(other, *_WORKING) else ""
+            # A provider that names the other one knows it, also where a short answer did not show its limit at work.
+            is_other = facts.all_are(other, *_WORKING) or f"'{other}'" in facts.words(name)
+            instead = f"write params.{other} instead of params.{name}" if is_other else ""
             complaints.append(
                 f"{instead or f'remove params.{name}'}: it is refused by {seen}{'' if instead else facts.words(name)}"
             )

@@ -13,7 +13,8 @@ sum, a window that ends where the provider was last well: Page, "Continuous insp
 in the long run only where more than 60 % fail, at any rate: below that, a provider does more good open to all than
 held to one probe. It opens at `failure_threshold` and what chance could add (`Health.chance_adds`): nothing for a
 quiet provider; for one that fails 30 % of its calls, some 12 at 1 call/s and 20 at 5,000/s. So an outage is seen
-after 5 failures at a low rate and within milliseconds at a high one, and noise hardly ever opens it.
+after 5 failures at a low rate and within milliseconds at a high one, and noise hardly ever opens it. A burst of
+failures that turns out to be weather, as answers came late, asks for twice as many the next time (`Health.weather`).
 
 **Rows speak, not calls.** One row alone never opens it, unless the provider was not even reached (refused, DNS, TLS).
 A row that fails, sees at least as many others answered as failed, and fails again is a suspect: its failures speak of
@@ -43,7 +44,7 @@ Not promised: one row alone cannot be told from an outage; if it is the last one
 import math
 from collections.abc import Callable
 
-from batcher.limits.health import SUCCESS_WEIGHT, Health
+from batcher.limits.health import SUCCESS_WEIGHT, Health, weather_failures
 from batcher.limits.offenders import OFFENDERS_MAX, Offender, Offenders
 
 Pass = int
@@ -54,8 +55,6 @@ FREE_MAX = 20
 
 SOON_MAX = 50
 """With a higher threshold the breaker is meant not to open: silence tells nothing soon."""
-MIXED_MIN, MIXED_SHARE_MAX = 5, 0.65
-"""So many failures, and up to this share, of what was on the wire when it opened make bad weather and no outage."""
 
 
 class Breaker:
@@ -99,7 +98,7 @@ class Breaker:
         self._failed_probe: int | None = None
         self._is_vouched_for = False
         self._vouch = 0
-        self._late_failures = 0
+        self._late_failures = self._opened_by = 0
         self._listeners: list[Callable[[], None]] = []
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -115,6 +114,11 @@ class Breaker:
     def open_since(self) -> float | None:
         """Monotonic seconds at which this outage began, failed probes included; None while closed."""
         return self._open_since
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether anything has ever been answered; a provider that never was may be the wrong address."""
+        return self._successes > 0
 
     @property
     def why(self) -> str | None:
@@ -282,7 +286,8 @@ class Breaker:
             return False
         for offender in self._streak.values():
             offender.acquit()
-        # An outage is no measure of what is usual.
+        # An outage is no measure of what is usual; whether it was one is known when it closes.
+        self._opened_by = 0 if self._was_unreached else self._voices
         self._voices = 0
         self._end_episode(now)
         self._open(now)
@@ -304,16 +309,10 @@ class Breaker:
 
     def _learn(self, now: float) -> None:
         seen = (self._successes, self._again_failures, self._again_successes)
-        successes, again_failures, again_successes = (
-            count - before for count, before in zip(seen, self._learned, strict=True)
-        )
+        successes, *again = (count - before for count, before in zip(seen, self._learned, strict=True))
         self._learned = seen
         self._health.learn(
-            now,
-            failures=self._voices,
-            successes=successes,
-            again_failures=again_failures,
-            again_successes=again_successes,
+            now, failures=self._voices, successes=successes, again_failures=again[0], again_successes=again[1]
         )
         self._voices = 0
 
@@ -334,13 +333,14 @@ class Breaker:
         self._since = self._number
 
     def _close(self, now: float) -> None:
-        late = self._late_failures
         served = self._successes - self._learned[0]
-        if MIXED_MIN <= late <= MIXED_SHARE_MAX * (late + served):
+        weather = weather_failures(opened_by=self._opened_by, late=self._late_failures, served=served)
+        if weather:
             # What was on the wire when it opened was answered in good part: that is how the provider is.
-            self._voices = late
+            self._voices = weather
             self._learn(now)
-        self._open_since = None
+            self._health.weather(now, self._opened_by + self._late_failures)
+        self._open_since, self._opened_by = None, 0
         self._is_probing = False
         self._failed_probe = None
         self._tell()

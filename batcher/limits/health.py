@@ -33,6 +33,15 @@ SICK_VERDICTS_MIN, CHANCE_VERDICTS_MIN = 30.0, 8.0
 UNKNOWN_ADDS = 8
 """What chance adds on a provider of which little is known: as on one that fails 30 % of its calls, at 1 call/s."""
 
+MIXED_MIN, MIXED_SHARE_MAX = 5, 0.65
+"""So many failures, and up to this share, of what was on the wire when it opened make bad weather and no outage."""
+
+EARLY_SHARE_MAX = 0.8
+"""The same with those that opened it: failures come first where a dead backend fails faster than a live one answers."""
+
+BURST_MAX = 2000
+"""Failures in one burst that bad weather may bring without opening the breaker."""
+
 _SHARE_STEPS = 50
 _PRIOR_SHARE, _PRIOR_VERDICTS = 0.05, 10.0
 
@@ -58,6 +67,20 @@ def decay_exponent(share: float) -> float:
 _EXPONENTS = tuple(decay_exponent(max(1, step) / 100) for step in range(_SHARE_STEPS + 1))
 
 
+def weather_failures(*, opened_by: int, late: int, served: int) -> int:
+    """How many failures to learn from an opening that turned out to be bad weather; 0 if it was an outage.
+
+    Args:
+        opened_by: Failures that opened it; 0 where they did not reach the provider.
+        late: Failures of what was on the wire then.
+        served: Answers since.
+    """
+    failures = opened_by + late
+    if opened_by and served > MIXED_MIN and failures <= EARLY_SHARE_MAX * (failures + served):
+        return failures
+    return late if MIXED_MIN <= late <= MIXED_SHARE_MAX * (late + served) else 0
+
+
 class Health:
     """Shares of failures among the first, and among the further verdicts of rows, as they have been lately."""
 
@@ -65,6 +88,8 @@ class Health:
         self._failures = self._successes = self._span_s = 0.0
         self._again_failures = self._again_successes = 0.0
         self._now: float | None = None
+        self._burst = 0.0
+        self._burst_at = 0.0
 
     def learn(
         self, now: float, *, failures: int, successes: int, again_failures: int = 0, again_successes: int = 0
@@ -89,8 +114,21 @@ class Health:
         self._again_failures = keep * self._again_failures + weight * again_failures
         self._again_successes = keep * self._again_successes + weight * again_successes
 
+    def weather(self, now: float, failures: int) -> None:
+        """An opening turned out to be bad weather: a burst of so many failures is no outage, nor is one twice as large.
+
+        Chance alone makes no such bursts: a thousand calls begin at once, and a dead backend fails its half before a
+        live one has answered any.
+        """
+        self._burst = min(BURST_MAX, max(self._faded_burst(now), 2.0 * failures))
+        self._burst_at = now
+
+    def _faded_burst(self, now: float) -> float:
+        return self._burst * math.exp((self._burst_at - now) / MEMORY_S)
+
     def forget(self) -> None:
         """The failures so far did not speak of the provider."""
+        self._burst = 0.0
         self._failures = self._again_failures = self._again_successes = 0.0
 
     @property
@@ -113,11 +151,12 @@ class Health:
         Args:
             is_silent: No row was answered since the evidence began to rise; where little is known, that decides.
         """
+        burst = 0 if self._now is None else int(self._faded_burst(self._now))
         verdicts = self._failures + self._successes
         if verdicts < CHANCE_VERDICTS_MIN:
-            return 0 if is_silent else UNKNOWN_ADDS
+            return max(burst, 0 if is_silent else UNKNOWN_ADDS)
         per_s = max(1.0, verdicts / self._span_s) if self._span_s > 0 else 1.0
         # 1.5 standard errors above the estimate: the price of taking it for too low is an opening.
         share = self.share + 1.5 * math.sqrt(self.share * (1 - self.share) / (verdicts + _PRIOR_VERDICTS))
         exponent = _EXPONENTS[min(_SHARE_STEPS, math.ceil(share * 100))]
-        return max(0, int(math.log(per_s * FALSE_ALARM_S) / exponent - QUIET_NEEDS))
+        return max(0, burst, int(math.log(per_s * FALSE_ALARM_S) / exponent - QUIET_NEEDS))

@@ -68,7 +68,7 @@ def advise(kind: FailureKind, status: int, words: str, *, names: str, param: str
     """
     match kind:
         case "quota":
-            return "add credit or quota at the provider, then `batcher resume` goes on"
+            return "add credit or quota at the provider"
         case "auth":
             if is_no_model(names, words):
                 return f"check `model`: this key may not use {_model(asked)}"

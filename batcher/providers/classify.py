@@ -36,6 +36,18 @@ SAID_MAX = 4000
 
 _BROKEN_HEAD = re.compile(r"without sending complete|receive buffer too long", re.IGNORECASE)
 
+# What people read first of a connection that failed. What the library says of it follows after a colon.
+_CONNECTION_WORDS = (
+    ("the host name cannot be resolved (DNS):", r"dns error|name or service|name resolution|nodename|getaddrinfo"),
+    ("the TLS certificate is not accepted:", r"certificate"),
+    ("there is no TLS:", r"corrupt message|wrong[_ ]version[_ ]number|record layer failure"),
+    ("connection refused", r"connection refused|errno 111\b"),
+    (
+        "the connection was closed before an answer came",
+        r"closed before|disconnected without|reset by peer|broken pipe",
+    ),
+)
+
 FAILED_UNBILLED = Spend(attempts=1)
 
 _RETRYABLE_STATUS = frozenset({408, 409, 500, 502, 503, 504, 529})
@@ -181,12 +193,24 @@ def _of_transport(error: Exception, mask: Callable[[str], str]) -> CallError:
 def _transport_words(causes: list[BaseException], kind: FailureKind) -> str:
     if kind == "timeout":
         return "no answer within the timeout"
+    said = _library_words(causes)
+    if kind != "connection":
+        return "; ".join(said)
+    for plain, pattern in _CONNECTION_WORDS:
+        if re.search(pattern, " ".join(said), re.IGNORECASE):
+            return f"{plain} {said[-1]}" if plain.endswith(":") else plain
+    return "; ".join(said)
+
+
+def _library_words(causes: list[BaseException]) -> list[str]:
+    """From the outermost cause to the innermost; at least one."""
     last = causes[-1]
     details = getattr(last, "details", None)
     if isinstance(details, Mapping) and details.get("causes"):
-        words = [cause["message"] for cause in details["causes"]]
-        return "; ".join(word for word in words if "for url" not in word)
-    return str(last) or type(last).__name__
+        words = [cause["message"] for cause in details["causes"] if "for url" not in cause["message"]]
+        if words:
+            return words
+    return [str(last) or type(last).__name__]
 
 
 def _provider_words(error: openai.APIStatusError) -> str:

@@ -116,8 +116,10 @@ class Turnstile:
         is_open = self.breaker.is_open
         if is_open and not self._was_open:
             self._open_since_s = self._clock.monotonic()
+            doubt = "" if self.breaker.was_answered else "; is base_url right?"
             self._tell(
                 f"{self._name} is down{self._why}; its calls are held back and one at a time tries whether it is back"
+                f"{doubt}"
             )
         elif self._was_open and not is_open:
             down_s = self._clock.monotonic() - self._open_since_s
@@ -166,6 +168,7 @@ class Turnstile:
         return waiters[0] if waiters else None
 
     def _fail_all(self) -> None:
+        never = "" if self.breaker.was_answered else "nothing was answered since the start: check base_url too; "
         for waiters in (self._fresh, self._offenders):
             for waiter in waiters:
                 if not waiter.done():
@@ -173,7 +176,7 @@ class Turnstile:
                         StoppedError(
                             f"{self._name} has been down for {self._max_outage_s:.0f} s "
                             f"(circuit_breaker.max_outage){self._why}",
-                            hint="`batcher resume` goes on when it is back; no row was lost",
+                            hint=f"{never}no row was lost, and none lost a try",
                         )
                     )
             waiters.clear()

@@ -201,6 +201,7 @@ def test_a_provider_that_is_away_is_4_and_what_was_known_stays(tmp_path: Path, c
 
     code, said = diagnose(cli)
 
+    assert "a run would wait for it, and nothing was found out about the job" in cli("doctor", "ตั๋ว.yaml").stdout
     assert (4, "connection") == (code, said["keys"][0]["failure"]["kind"])
     assert kept == (tmp_path / "runs" / "ตั๋ว" / "doctor.json").read_bytes()
 
@@ -223,6 +224,24 @@ def test_logprobs_that_do_not_come_are_2_as_a_run_would_say(tmp_path: Path, cli:
 
     assert 2 == ended.code
     assert "error: params.logprobs asks for log-probabilities, which cannot be had from gpt-4.1-nano" in ended.stderr
+
+
+def test_check_live_and_doctor_agree_on_the_exit_code(tmp_path: Path, cli: Cli) -> None:
+    """A page in place of an API is refused, a key among several is not missed, an outage is an outage."""
+    page = Said(200, b"<html><body>Welcome</body></html>", {"content-type": "text/html"})
+    busy = Said(503, {"error": {"message": "quá tải"}})
+
+    def one_key(asked: Asked) -> Said:
+        return Said(401, {"error": {"message": "no"}}) if KEYS[1] in (asked.authorization or "") else plain(asked)
+
+    codes = []
+    with Loopback(one_key) as provider:
+        write_job(tmp_path, provider.base_url, keys='"${KEY_A}", "${KEY_B}"')
+        for answer in (one_key, lambda _: page, lambda _: busy, lambda _: Said(402, {"error": {"message": "pay"}})):
+            provider.answer = answer
+            codes.append((cli("check", "ตั๋ว.yaml", "--live").code, cli("doctor", "ตั๋ว.yaml").code))
+
+    assert [(0, 0), (6, 6), (4, 4), (6, 6)] == codes
 
 
 # ------------------------------------------------------------------------------------------------- odd providers

@@ -61,6 +61,16 @@ def test_the_newer_name_of_the_limit_is_asked_for_by_name(tmp_path: Path) -> Non
     assert "write params.max_completion_tokens instead of params.max_tokens" in caught.value.message
 
 
+def test_the_other_name_is_asked_for_where_the_provider_itself_names_it(tmp_path: Path) -> None:
+    """Also where a short answer of the probe did not show that limit at work."""
+    words = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+    entry = found(max_tokens=Finding("refused", words), max_completion_tokens=Finding("unknown"))
+
+    (complaint,) = applied(tmp_path, entry, "{max_tokens: 5}").complaints
+
+    assert complaint.startswith("write params.max_completion_tokens instead of params.max_tokens")
+
+
 def test_the_older_name_too(tmp_path: Path) -> None:
     result = applied(tmp_path, found(max_completion_tokens=NO), "{max_completion_tokens: 5}")
 
@@ -128,6 +138,14 @@ def test_a_refused_key_is_a_warning_and_never_a_refusal(tmp_path: Path) -> None:
     assert ("a key was refused when doctor tried it on 2026-11-22: no credit",) == result.warnings
 
 
+def test_a_refused_model_is_a_warning_too(tmp_path: Path) -> None:
+    """It may have been pulled by now; but whoever starts the night reads it before the calls are refused."""
+    result = applied(tmp_path, found(failure=KeyFailure("bad_request", "HTTP 404: model m not found")))
+
+    assert () == result.complaints
+    assert ("the job was refused when doctor tried it on 2026-11-22: HTTP 404: model m not found",) == result.warnings
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
@@ -161,7 +179,11 @@ def test_what_was_found_is_recalled_for_a_week(tmp_path: Path) -> None:
     loaded = job(tmp_path, "{logprobs: true}")
     remember(tmp_path / "runs", loaded, found(logprobs=NO))
 
-    assert 1 == len(recall(loaded, tmp_path / "runs", now_s=NOW.timestamp()).complaints)
+    recalled = recall(loaded, tmp_path / "runs", now_s=NOW.timestamp())
+    assert 1 == len(recalled.complaints)
+    with pytest.raises(JobError) as caught:
+        recalled.refuse()
+    assert "งาน.yaml'` probes the provider again" in (caught.value.hint or ""), "it can be typed"
     assert Applied() == recall(loaded, tmp_path / "runs", now_s=NOW.timestamp() + 8 * 86400)
     assert Applied() == recall(loaded, tmp_path / "elsewhere", now_s=NOW.timestamp())
 

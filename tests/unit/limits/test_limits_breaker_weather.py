@@ -39,6 +39,7 @@ class Traffic:
         fails: The share of calls that fail at a moment.
         latency_s: Of a call, give or take 30 %.
         poison: The share of rows that always fail.
+        fails_in_s: What a call takes that will fail, decided when it is sent; None: as long as others.
         rows: How many there are; None for no end.
     """
 
@@ -49,12 +50,14 @@ class Traffic:
         per_s: float,
         latency_s: float = 1.0,
         poison: float = 0.0,
+        fails_in_s: float | None = None,
         rows: int | None = None,
         seed: int = 1,
     ) -> None:
         self.breaker = Breaker()
         self.seen = Seen()
         self.fails, self.latency_s, self.poison, self.rows = fails, latency_s, poison, rows
+        self.fails_in_s = fails_in_s
         self.chance = random.Random(seed)
         self.permits = max(1, round(per_s * latency_s))
         self.now = 0.0
@@ -104,7 +107,13 @@ class Traffic:
         ticket = self.breaker.enter(now)
         assert ticket is not None
         self.in_flight += 1
-        self.later(now + self.latency_s * self.chance.uniform(0.7, 1.3), "end", row, ticket)
+        if self.fails_in_s is None:
+            self.later(now + self.latency_s * self.chance.uniform(0.7, 1.3), "end", row, ticket)
+            return
+        is_failure = row in self.poisoned or self.chance.random() < self.fails(now)
+        latency_s = self.fails_in_s if is_failure else self.latency_s
+        what = "fails" if is_failure else "answers"
+        self.later(now + latency_s * self.chance.uniform(0.7, 1.3), what, row, ticket)
 
     def later(self, at: float, what: str, row: int, ticket: int = 0) -> None:
         self.number += 1
@@ -116,7 +125,10 @@ class Traffic:
             self.ready.append(row)
             return
         self.in_flight -= 1
-        if row not in self.poisoned and self.chance.random() >= self.fails(now):
+        is_answer = (
+            row not in self.poisoned and self.chance.random() >= self.fails(now) if what == "end" else what == "answers"
+        )
+        if is_answer:
             self.breaker.record_success(ticket, row, now)
             self.seen.answered += 1
             self.tried.pop(row, None)
@@ -200,6 +212,35 @@ def test_half_of_the_backends_dead_costs_no_row_its_tries_and_calls_go_on(per_s:
 
     assert 0 == seen.lost
     assert seen.open_for_s < 0.35 * seen.ended_s
+
+
+@pytest.mark.parametrize(("share", "per_s", "latency_s"), [(0.3, 40, 0.5), (0.5, 500, 0.5), (0.5, 2_000, 0.5)])
+def test_a_dead_backend_that_fails_before_a_live_one_answers_is_weather_from_the_first_call_on(
+    share: float, per_s: int, latency_s: float
+) -> None:
+    """A load balancer refuses its share within milliseconds, so a run begins with a burst of failures and nothing
+    else. What was on its way then is answered, and so the next such burst opens nothing."""
+    traffic = Traffic(always(share), per_s=per_s, latency_s=latency_s, fails_in_s=0.003, seed=2)
+
+    seen = traffic.run(600.0, calls_max=150_000)
+
+    assert 0 == seen.lost
+    assert len(seen.opened_s) <= 6
+    assert seen.open_for_s < 0.2 * seen.ended_s
+
+
+def test_an_outage_after_such_weather_is_seen_within_seconds() -> None:
+    """What a burst may bring has a bound; and no row loses its tries meanwhile."""
+    shares = [(0.0, 0.5), (200.0, 0.0), (260.0, 1.0)]
+    traffic = Traffic(
+        lambda now: [share for since_s, share in shares if now >= since_s][-1],
+        per_s=50, latency_s=0.5, fails_in_s=0.003, seed=2,
+    )  # fmt: skip
+
+    seen = traffic.run(300.0)
+
+    assert 0 == seen.lost
+    assert 260.0 <= next(at for at in seen.opened_s if at > 210.0) < 264.0
 
 
 @pytest.mark.parametrize("poison", [0.001, 0.02, 0.1, 0.2])

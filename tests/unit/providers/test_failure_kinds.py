@@ -160,6 +160,7 @@ async def test_a_reset_is_a_connection_failure_that_reached_the_provider(client:
             await ask(base_url, client)
 
     assert (caught.value.kind, caught.value.reached) == ("connection", True)
+    assert "the connection was closed before an answer came" == caught.value.message
 
 
 @CLIENTS
@@ -172,6 +173,7 @@ async def test_a_refused_connection_speaks_of_the_provider_alone(client: str) ->
         await ask(f"http://127.0.0.1:{port}/v1", client)
 
     assert (caught.value.kind, caught.value.reached) == ("connection", False)
+    assert "connection refused" == caught.value.message
 
 
 @CLIENTS
@@ -183,10 +185,15 @@ async def test_dns_and_tls_failures_speak_of_the_provider_alone(client: str) -> 
 
     server = await asyncio.start_server(speak_first, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    for base_url in ("http://no-such-host.invalid/v1", f"https://127.0.0.1:{port}/v1"):
+    addresses = {
+        "http://no-such-host.invalid/v1": "the host name cannot be resolved (DNS): ",
+        f"https://127.0.0.1:{port}/v1": "there is no TLS: ",
+    }
+    for base_url, words in addresses.items():
         with pytest.raises(CallError) as caught:
             await ask(base_url, client, timeout_s=2.0)
         assert (caught.value.kind, caught.value.reached) == ("connection", False)
+        assert caught.value.message.startswith(words), caught.value.message
     server.close()
 
 

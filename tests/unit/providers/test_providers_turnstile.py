@@ -364,6 +364,17 @@ async def test_the_sentences_say_why_in_few_words() -> None:
     probe = asyncio.ensure_future(provider.turnstile.wait(4))
     await settle()
     assert "(circuit_breaker.max_outage): connection refused" in str(probe.exception())
+    assert "is base_url right?" in provider.told[0]
+    assert "check base_url too; no row was lost" in (probe.exception().hint or "")
+
+
+async def test_who_was_answered_before_does_not_ask_whether_the_address_is_right() -> None:
+    provider = Provider()
+    provider.breaker.record_success(provider.breaker.enter(provider.now), 0, provider.now)
+    provider.open()
+
+    assert "is down" in provider.told[0]
+    assert "base_url" not in provider.told[0]
 
 
 async def test_thousands_of_waiters_share_one_timer_and_a_pick_looks_at_few() -> None:
