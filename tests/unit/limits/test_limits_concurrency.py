@@ -89,36 +89,3 @@ def test_a_release_too_many_is_a_fault() -> None:
         permits.release()
     with pytest.raises(ValueError, match="at least one"):
         permits.resize(0)
-
-
-async def test_places_are_what_all_keys_have_left_and_the_job_lets_through() -> None:
-    shared, one, two = Permits(3), Permits(2), Permits(2)
-    places = Places(shared, [one, two])
-    assert 3 == places.free()
-
-    for permits in (shared, one, shared, one):
-        assert permits.try_acquire()
-    assert 1 == places.free()
-    assert 2 == Places(None, [one, two]).free()
-
-    assert shared.try_acquire()
-    assert two.try_acquire()
-    assert 0 == places.free()
-    one.resize(1)
-    assert 0 == Places(None, [one]).free(), "one more is out than may be"
-
-
-async def test_a_permit_that_nobody_waits_for_is_told_and_one_that_is_handed_over_is_not() -> None:
-    told = []
-    permits = Permits(1)
-    permits.when_free(lambda: told.append(permits.free))
-    await permits.acquire()
-    waiter = asyncio.create_task(permits.acquire())
-    await settle()
-
-    permits.release()
-    await waiter
-    assert [] == told
-    permits.release()
-    permits.resize(5)
-    assert [1, 5] == told
