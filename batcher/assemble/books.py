@@ -102,11 +102,25 @@ def raise_hint(job: Job, run_file: RunFile, run: Path, environ: Mapping[str, str
     """How to go on with a run whose budget is used up, as it can be typed.
 
     Args:
+        job: See `run_command`, as for the next three.
+        run_file: Of the run.
+        run: Its directory.
+        environ: Of this process.
+        is_retry: Rows were being asked again: `batcher run` alone would leave those as they are.
+    """
+    command = run_command(job, run_file, run, environ)
+    goes_on = f"{command} and `batcher retry {_quoted(shown(run))}` go on" if is_retry else f"{command} goes on"
+    return clean(f"raise budget.usd in {shown(run_file.job_path)}, then {goes_on}")
+
+
+def run_command(job: Job, run_file: RunFile, run: Path, environ: Mapping[str, str]) -> str:
+    """`batcher run` for the job of a run, between backticks, as it can be typed.
+
+    Args:
         job: Names the row limit that the run was begun with, if any.
         run_file: Of the run: its job file and variables.
         run: Its directory.
         environ: Says where `batcher run` looks for runs by itself.
-        is_retry: Rows were being asked again: `batcher run` alone would leave those as they are.
     """
     path, runs = shown(run_file.job_path), run.parent.parent
     is_usual = runs.absolute() == Path(environ.get("BATCHER_RUNS") or "runs").absolute()
@@ -115,9 +129,7 @@ def raise_hint(job: Job, run_file: RunFile, run: Path, environ: Mapping[str, str
     words += [] if job.input.limit is None else ["--limit", str(job.input.limit)]
     for name, value in run_file.variables.items():
         words += ["--var", f"{name}={value}"]
-    command = f"`{' '.join(map(_quoted, words))}`"
-    goes_on = f"{command} and `batcher retry {_quoted(shown(run))}` go on" if is_retry else f"{command} goes on"
-    return clean(f"raise budget.usd in {path}, then {goes_on}")
+    return clean(f"`{' '.join(map(_quoted, words))}`")
 
 
 def _quoted(word: str) -> str:

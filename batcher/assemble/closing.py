@@ -34,6 +34,7 @@ def last_lines(
     elapsed_s: float,
     job_name: str,
     run: str,
+    again: str,
 ) -> list[str]:
     """What stderr says when a process of a run ends: the summary, why it ended so, and what to do.
 
@@ -47,12 +48,15 @@ def last_lines(
         elapsed_s: How long this process ran.
         job_name: As the job says it.
         run: The run directory as the user would type it.
+        again: The command that runs the job again, between backticks.
     """
     # Refused with every row done: there is nothing to resume, and `retry` asks again.
     is_refused_whole = code == ExitCode.REFUSED and error is None
     mend = None if error is None else error.hint
     if judged is not None and judged.are_answers_wrong:
         mend = _LOOK.format(run=clean(run))
+    elif is_refused_whole:
+        mend = f"if the job file is to be mended for that, {again} then asks every row in a new run"
     return summary_lines(
         progress,
         {
@@ -70,6 +74,7 @@ def last_lines(
         elapsed_s=elapsed_s,
         job_name=job_name,
         run=run,
+        again=again,
         notes=() if judged is None else judged.notes,
         reasons=reasons,
         said=() if judged is None else judged.said,

@@ -4,6 +4,7 @@ A complaint is about something the job asks for and the provider was seen to lac
 one of several keys lacks, and what a refused key could not show is no reason to refuse a job.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -179,6 +180,12 @@ def _warnings(facts: _Facts, job: Job) -> list[str]:
     sends_labels = job.answer.labels is not None and job.answer.structured == "auto"
     if facts.all_are("json_schema", "ignored") and (sends_labels or _is_schema(job.params.get("response_format"))):
         warnings.append(f"{host} takes a JSON schema and does not keep it; expect more invalid answers")
+    said = facts.words("params")
+    if facts.all_are("params", "refused") and any(
+        re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said) for name in job.params
+    ):
+        # No complaint: the value may be another one by now.
+        warnings.append(f"params were refused when doctor tried them on {entry.probed_at:%Y-%m-%d}{said}")
     skew_s, error_s = entry.clock_skew_s, entry.clock_error_s or 0.0
     if skew_s is not None and abs(skew_s) > _SKEW_TOLD_S + error_s:
         warnings.append(f"the clocks of {host} and this machine differ by {abs(skew_s):,.0f} s")

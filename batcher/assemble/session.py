@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Literal
 
-from batcher.assemble.books import UNFINISHED, BookingSink, Purse, raise_hint, shown, take_over
+from batcher.assemble.books import UNFINISHED, BookingSink, Purse, raise_hint, run_command, shown, take_over
 from batcher.assemble.closing import last_lines
 from batcher.assemble.findings import Applied
 from batcher.assemble.prepare import Prepared, local_model
@@ -327,6 +327,7 @@ class Session:
             elapsed_s=elapsed_s,
             job_name=self._prepared.loaded.job.name,
             run=shown(self._directory.path),
+            again=run_command(self._prepared.loaded.job, self._run_file, self._directory.path, self._environ),
         )
         if self._log_format == "json":
             self._events.info("summary", lines=lines)

@@ -95,7 +95,8 @@ def finish_run(
         if census.ok:
             found.notes.append(f"labels: {_label_shares(census.labels)}")
     said: set[Said] = set()
-    if census.failed_kinds["bad_request"] == rows:
+    # Nothing that is the job's makes each row too long but what stands around it, or the model.
+    if any(census.failed_kinds[kind] == rows for kind in ("bad_request", "too_long")):
         found.reasons.append(f"every row was refused: {first_error(directory)}")
         said.add("failed")
         code = ExitCode.REFUSED

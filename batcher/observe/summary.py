@@ -48,6 +48,7 @@ def summary_lines(
     elapsed_s: float,
     job_name: str,
     run: str,
+    again: str = "`batcher run`",
     notes: Sequence[str] = (),
     reasons: Sequence[str] = (),
     said: Collection[str] = (),
@@ -62,6 +63,7 @@ def summary_lines(
         elapsed_s: How long this process ran; the rate counts only its rows.
         job_name: As the job says it.
         run: What the hints name: the run directory as the user would type it. Must be one word.
+        again: The command that runs the job again, between backticks.
         notes: What else there is to know of the answers, a line each.
         reasons: Why the exit code is not 0, a sentence each.
         said: Of `failed` and `invalid`, the counts that the reasons tell already.
@@ -78,7 +80,7 @@ def summary_lines(
     lines += _problems(progress, word, said)
     lines += [f"error: {reason}" for reason in reasons]
     # A budget's own hint names the command.
-    hints = [mend, "" if state == "budget" and mend else _hint(progress, state, clean(run))]
+    hints = [mend, "" if state == "budget" and mend else _hint(progress, state, clean(run), again)]
     return lines + [f"hint: {hint}" for hint in hints if hint]
 
 
@@ -178,7 +180,7 @@ def _problems(progress: Progress, word: str, said: Collection[str]) -> list[str]
     return lines
 
 
-def _hint(progress: Progress, state: State, run: str) -> str:
+def _hint(progress: Progress, state: State, run: str, again: str) -> str:
     """What to type next; empty where nothing is left to do."""
     match state:
         case "finished" | "not_success":
@@ -192,6 +194,9 @@ def _hint(progress: Progress, state: State, run: str) -> str:
         case "budget":
             return "raise budget.usd in the job file and `batcher run` it again: it goes on from here"
         case "refused":
+            # `resume` asks what the job asked when the run began: it would be refused for the same reason.
+            if not progress.done:
+                return f"mend that, then {again} begins with the first row; nothing was answered"
             return f"mend that, then `batcher resume {run}` goes on from here"
         case "fault":
             return f"every answer so far is safe; `batcher resume {run}` goes on from here"

@@ -23,6 +23,9 @@ class Asked:
 
 NOTHING_ASKED = Asked()
 
+PAGE_WORDS = "an HTML page instead of JSON"
+"""What is said in place of a web page's own words."""
+
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 _VALUE = re.compile(
@@ -72,6 +75,9 @@ def advise(kind: FailureKind, status: int, words: str, *, names: str, param: str
         case "auth":
             if is_no_model(names, words):
                 return f"check `model`: this key may not use {_model(asked)}"
+            if words == PAGE_WORDS:
+                # An API refuses a key in JSON; a page is somebody's who stands before it.
+                return "a firewall, a proxy or a login page answers: check base_url and the network, then `api_key`"
             return "check the key in `api_key` and what it may use"
         case "too_long":
             fewer = "lower params.max_tokens or " if _output_is_too_long(words, asked) else ""

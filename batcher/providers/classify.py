@@ -19,8 +19,8 @@ from batcher.core.contracts import CallError
 from batcher.core.records import Spend
 from batcher.errors import FailureKind
 from batcher.limits.pause import parse_limit_reset, parse_retry_after, parse_retry_words
-from batcher.providers.advice import NOTHING_ASKED, Asked, advise
-from batcher.providers.contact import is_page
+from batcher.providers.advice import NOTHING_ASKED, PAGE_WORDS, Asked, advise
+from batcher.providers.contact import is_page, without_query
 from batcher.providers.exchange import BrokenBody
 from batcher.providers.wire import error_text
 
@@ -214,13 +214,16 @@ def _library_words(causes: list[BaseException]) -> list[str]:
 
 
 def _provider_words(error: openai.APIStatusError) -> str:
+    target = error.response.headers.get("location")
+    if target is not None and error.response.is_redirect:
+        return f"moved to {without_query(target)}"
     body = error.body
     if isinstance(body, list) and body and isinstance(body[0], Mapping):
         # Google's errors come in a list of one.
         body = body[0].get("error", body[0])
     if isinstance(body, Mapping | str) and body:
         if isinstance(body, str) and is_page(error.response.content):
-            return "an HTML page instead of JSON"
+            return PAGE_WORDS
         return error_text(body)
     return error.response.reason_phrase if body is None else str(body)
 

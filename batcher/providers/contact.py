@@ -87,6 +87,17 @@ def base_url_advice(base_url: str) -> str:
     )
 
 
+def without_query(url: str) -> str:
+    """Scheme, host and path: what stands behind them may be anybody's token."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            return parts.path
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    except ValueError:
+        return "an address that is none"
+
+
 def _titled(body: bytes) -> str:
     title = _TITLE.search(body[:_HEAD_READ].decode("utf-8", "replace"))
     words = (

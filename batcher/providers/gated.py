@@ -293,7 +293,7 @@ class GatedCaller:
                 request.row,
                 reached=error.reached,
                 now=now_s,
-                why=error.message if error.status is None else f"HTTP {error.status}",
+                why=error.message if error.status in (None, 200) else f"HTTP {error.status}",
             )
             error.costs_try = error.costs_try and counts
         else:

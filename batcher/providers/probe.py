@@ -18,6 +18,7 @@ import msgspec
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.observe.text import clean
+from batcher.providers.advice import Asked
 from batcher.providers.classify import clean_words
 from batcher.providers.probe_ability import (
     LIMIT_TOKENS,
@@ -86,7 +87,16 @@ async def probe_provider(
     tally, room = Tally(), asyncio.Semaphore(AT_ONCE)
     timeout_s = min(target.timeout_s, CALL_TIMEOUT_S)
     clients = [
-        ProbeClient(target.base_url, key, room=room, tally=tally, timeout_s=timeout_s, clock=clock, mask=mask)
+        ProbeClient(
+            target.base_url,
+            key,
+            room=room,
+            tally=tally,
+            timeout_s=timeout_s,
+            clock=clock,
+            mask=mask,
+            asked=Asked(target.model, tuple(target.params)),
+        )
         for key in keys
     ]
     probes = [_KeyProbe(client, target, mask) for client in clients]
@@ -208,7 +218,8 @@ class _KeyProbe:
         if heard.failure is None:
             self.known["params"] = Finding("yes")
         else:
-            self.known["params"] = Finding("refused" if heard.is_refusal else "unknown", heard.words)
+            hint = "" if heard.failure.hint is None else f"; {heard.failure.hint}"
+            self.known["params"] = Finding("refused" if heard.is_refusal else "unknown", f"{heard.words}{hint}")
 
     def entry(self, digest: str, now: datetime, patience_s: float) -> KeyFindings:
         """What is known, as it is remembered."""

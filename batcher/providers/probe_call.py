@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -18,7 +17,9 @@ import openai
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.core.records import Usage
+from batcher.providers.advice import NOTHING_ASKED, Asked
 from batcher.providers.classify import classify, clean_words
+from batcher.providers.contact import without_query
 from batcher.providers.exchange import USER_AGENT, ConfiguredClient
 from batcher.providers.wire import Completion, decode_completion
 
@@ -96,6 +97,7 @@ class ProbeClient:
         timeout_s: For each call, from connecting to the last byte.
         clock: Tells the time and waits out a 429.
         mask: Removes secrets from the provider's words.
+        asked: What the job asks for, so that a hint can name it.
     """
 
     def __init__(
@@ -108,12 +110,13 @@ class ProbeClient:
         timeout_s: float,
         clock: Clock,
         mask: Callable[[str], str],
+        asked: Asked = NOTHING_ASKED,
     ) -> None:
         self._client = ConfiguredClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
         authorization: str | openai.Omit = openai.Omit() if api_key is None else f"Bearer {api_key}"
         self._headers: dict[str, str | openai.Omit] = {"authorization": authorization, "user-agent": USER_AGENT}
         self._room, self._tally, self._timeout_s = room, tally, timeout_s
-        self._clock, self._mask = clock, mask
+        self._clock, self._mask, self._asked = clock, mask, asked
 
     async def chat(self, body: Mapping[str, Any]) -> Heard:
         """One chat completion."""
@@ -187,7 +190,7 @@ class ProbeClient:
     def _failed(self, error: Exception, sent_at_s: float, took_s: float) -> Heard:
         if isinstance(error, TimeoutError):
             error = openai.APITimeoutError(httpx2.Request("POST", self._client.base_url))
-        failure = classify(error, now_s=self._clock.now(), mask=self._mask)
+        failure = classify(error, now_s=self._clock.now(), mask=self._mask, asked=self._asked)
         headers: Mapping[str, str] = error.response.headers if isinstance(error, openai.APIStatusError) else {}
         target = headers.get("location") if failure.status in range(300, 400) else None
         return Heard(
@@ -195,7 +198,7 @@ class ProbeClient:
             headers=dict(headers),
             sent_at_s=sent_at_s,
             took_s=took_s,
-            redirects_to=None if target is None else clean_words(_without_query(target), self._mask),
+            redirects_to=None if target is None else clean_words(without_query(target), self._mask),
         )
 
     def _count(self, completion: Completion) -> None:
@@ -212,14 +215,3 @@ def _decode_object(content: bytes) -> Mapping[str, Any]:
         raise ValueError("the response is not JSON") from error
     # Some list their models without the object around it.
     return decoded if isinstance(decoded, dict) else {"data": decoded}
-
-
-def _without_query(url: str) -> str:
-    """Scheme, host and path: what stands behind them may be anybody's token."""
-    try:
-        parts = urlsplit(url)
-        if not parts.hostname:
-            return parts.path
-        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
-    except ValueError:
-        return "an address that is none"

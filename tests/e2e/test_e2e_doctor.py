@@ -226,6 +226,24 @@ def test_logprobs_that_do_not_come_are_2_as_a_run_would_say(tmp_path: Path, cli:
     assert "error: params.logprobs asks for log-probabilities, which cannot be had from gpt-4.1-nano" in ended.stderr
 
 
+def test_a_refused_value_is_6_with_what_to_do(tmp_path: Path, cli: Cli) -> None:
+    """Reasoning models take the default temperature alone; the fix names the job's own line."""
+    words = "Unsupported value: 'temperature' does not support 0.1 with this model. Only the default (1) is supported."
+
+    def answer(asked: Asked) -> Said:
+        if asked.body is not None and asked.body.get("temperature") == 0.1:
+            return Said(400, {"error": {"message": words, "param": "temperature", "code": "unsupported_value"}})
+        return plain(asked)
+
+    with Loopback(answer) as provider:
+        write_job(tmp_path, provider.base_url, "params: {temperature: 0.1}\n")
+        ended = cli("doctor", "ตั๋ว.yaml")
+
+    assert 6 == ended.code
+    assert f"{words}; remove params.temperature or give the value it allows" in ended.stdout
+    assert "warning: params were refused when doctor tried them" in ended.stderr
+
+
 def test_check_live_and_doctor_agree_on_the_exit_code(tmp_path: Path, cli: Cli) -> None:
     """A page in place of an API is refused, a key among several is not missed, an outage is an outage."""
     page = Said(200, b"<html><body>Welcome</body></html>", {"content-type": "text/html"})

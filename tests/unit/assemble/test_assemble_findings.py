@@ -146,6 +146,17 @@ def test_a_refused_model_is_a_warning_too(tmp_path: Path) -> None:
     assert ("the job was refused when doctor tried it on 2026-11-22: HTTP 404: model m not found",) == result.warnings
 
 
+def test_params_that_were_refused_are_a_warning_while_the_job_has_them(tmp_path: Path) -> None:
+    """The value may be another one by now, so it is no complaint; where the parameter is gone, nothing is said."""
+    entry = found(params=Finding("refused", "HTTP 400: 'temperature' does not support 0.1; remove params.temperature"))
+
+    result = applied(tmp_path, entry, "{temperature: 0.1}")
+
+    assert () == result.complaints
+    assert "params were refused when doctor tried them on 2026-11-22 (HTTP 400: 'temperature'" in result.warnings[0]
+    assert () == applied(tmp_path, entry, "{top_p: 0.5}").warnings
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [

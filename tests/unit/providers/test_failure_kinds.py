@@ -241,3 +241,22 @@ async def test_no_key_means_no_authorization_header() -> None:
         await exchange.close()
 
     assert b"authorization" not in seen[0]
+
+
+@CLIENTS
+async def test_a_redirect_names_where_to_without_what_may_be_a_token(client: str) -> None:
+    where = "location: https://api.example.com/v2/chat/completions?token=bi-mat\r\n"
+    error = await failure(response(b"", status="307 X", headers=where), client)
+
+    assert "HTTP 307: moved to https://api.example.com/v2/chat/completions" == error.message
+    assert "write the final address in base_url" in (error.hint or "")
+
+
+@CLIENTS
+async def test_a_page_that_refuses_is_not_blamed_on_the_key(client: str) -> None:
+    """A firewall in front of the provider answers 403 with a page of its own; the key may be a good one."""
+    page = response("<!DOCTYPE html><title>Truy cập bị chặn 访问被拒绝</title>".encode(), status="403 Forbidden")
+    error = await failure(page, client)
+
+    assert ("auth", "HTTP 403: an HTML page instead of JSON") == (error.kind, error.message)
+    assert "a firewall, a proxy or a login page" in (error.hint or "")

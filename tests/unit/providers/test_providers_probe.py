@@ -466,4 +466,5 @@ async def test_the_jobs_own_parameters_are_tried_as_they_are() -> None:
         (entry,) = await probe(server, params={"top_k": 5, "temperature": 0})
 
     assert entry.is_working
-    assert Finding("refused", "HTTP 400: Unrecognized request argument supplied: top_k") == entry.params
+    words = "HTTP 400: Unrecognized request argument supplied: top_k; remove params.top_k"
+    assert Finding("refused", words) == entry.params
