@@ -27,6 +27,9 @@ SICK_SHARE = 0.15
 POISON_SHARE = 0.8
 """Rows that failed fail again in this share of their calls: then it is the rows."""
 
+AGAIN_MIN = 1.0
+"""More answers than this to rows that had failed, decayed as all is here: one may be luck."""
+
 SICK_VERDICTS_MIN, CHANCE_VERDICTS_MIN = 30.0, 8.0
 """A share of fewer is noise: to let failures go free of charge, and to ask for more evidence."""
 
@@ -139,11 +142,11 @@ class Health:
 
     @property
     def is_sick(self) -> bool:
-        """Whether failures are weather: many rows fail, and those that failed do not always fail again."""
+        """Whether failures are weather: many rows fail, and those that failed were seen not always to fail again."""
         if self._failures + self._successes < SICK_VERDICTS_MIN or self.share < SICK_SHARE:
             return False
         again = self._again_failures + self._again_successes
-        return (self._again_failures + 1.0) / (again + 2.0) < POISON_SHARE
+        return self._again_successes > AGAIN_MIN and self._again_failures / again < POISON_SHARE
 
     def chance_adds(self, *, is_silent: bool) -> int:
         """So many failures more than the threshold keep chance from opening the breaker twice in `FALSE_ALARM_S`.

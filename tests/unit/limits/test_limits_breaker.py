@@ -283,6 +283,16 @@ def test_rows_that_fail_again_each_time_pay_however_many_they_are() -> None:
     assert charged > 0.95 * 1_500
 
 
+def test_rows_that_all_fail_again_pay_though_little_is_known_yet() -> None:
+    """The first 33 calls of a run: 18 rows fail and 15 are answered, then the 18 fail for the second time."""
+    breaker = Breaker(failure_threshold=1_000)
+    for row in range(18):
+        assert breaker.record_failure(entered(breaker), row, reached=True, now=0.1)
+    for row in range(18, 33):
+        one_of(breaker, row, is_failure=False)
+    assert all(breaker.record_failure(entered(breaker), row, reached=True, now=0.5) for row in range(18))
+
+
 def tail() -> Breaker:
     """Three poisoned rows are left, and one of them has just failed as a probe."""
     breaker = Breaker(failure_threshold=5, recovery_s=60.0)

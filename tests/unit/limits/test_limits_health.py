@@ -63,12 +63,15 @@ def test_a_lump_counts_as_if_it_had_come_evenly() -> None:
 
 
 def test_it_is_sick_where_many_rows_fail_and_are_answered_the_next_time() -> None:
-    """Not with a few verdicts, not at 9 %, and not where those that failed fail again."""
-    assert after(share=0.3, per_s=5).is_sick
-    assert not after(share=0.09, per_s=5).is_sick
-    assert not after(share=0.3, per_s=5, verdicts=20).is_sick
+    """Not with a few verdicts, not at 9 %, and not where those that failed fail again, or none was asked again yet."""
+    sick, healthy = after(share=0.3, per_s=5), after(share=0.09, per_s=5)
+    young = after(share=0.3, per_s=5, verdicts=20)
+    for health in (sick, healthy, young):
+        assert not health.is_sick
+        health.learn(400.0, failures=0, successes=0, again_failures=3, again_successes=7)
+    assert [True, False, False] == [health.is_sick for health in (sick, healthy, young)]
     poisoned = after(share=0.3, per_s=5)
-    poisoned.learn(400.0, failures=0, successes=0, again_failures=30, again_successes=1)
+    poisoned.learn(400.0, failures=0, successes=0, again_failures=30, again_successes=3)
     assert not poisoned.is_sick
 
 
