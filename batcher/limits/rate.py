@@ -13,6 +13,7 @@ packs of 20 ms.
 """
 
 import asyncio
+import contextlib
 
 from aiolimiter import AsyncLimiter
 
@@ -59,11 +60,18 @@ class RequestRate:
         return self._waiting
 
     def try_acquire(self) -> bool:
-        """Take a permit if one is in hand and nobody waits; never waits itself."""
-        if self._permits > 0 and self._waiting == 0:
-            self._permits -= 1
-            return True
-        return False
+        """Take a permit if it can be had now and nobody waits; never waits itself."""
+        if self._waiting:
+            return False
+        if self._permits == 0:
+            if not self._limiter.has_capacity(self._pack):
+                return False
+            # aiolimiter takes by a coroutine only; with room there is nothing that it would wait for.
+            with contextlib.suppress(StopIteration):
+                self._limiter.acquire(self._pack).send(None)
+            self._permits = self._pack
+        self._permits -= 1
+        return True
 
     def give_back(self) -> None:
         """A permit just taken was not used after all."""
@@ -71,8 +79,7 @@ class RequestRate:
 
     async def acquire(self) -> None:
         """Wait for the next permit. A caller cancelled while it waits takes none."""
-        if self._permits > 0 and self._waiting == 0:
-            self._permits -= 1
+        if self.try_acquire():
             return
         self._waiting += 1
         try:

@@ -85,14 +85,53 @@ def test_a_cancelled_waiter_takes_no_permit_and_holds_up_nobody() -> None:
     run(main())
 
 
-def test_try_acquire_takes_only_what_is_in_hand() -> None:
-    """It never starts a wait, and never passes one who waits."""
+@pytest.mark.parametrize(("per_minute", "burst"), [(60, 1), (600, 1), (6_000, 10), (60_000, 95)])
+def test_try_acquire_takes_what_can_be_had_now_and_no_more_than_the_burst(per_minute: int, burst: int) -> None:
+    """A second copy of a slow call and a canary never wait: at 60 a minute, too, they have to find what is there."""
 
     async def main() -> None:
-        rate = RequestRate(60_000)
+        rate = RequestRate(per_minute)
+        assert burst == sum(rate.try_acquire() for _ in range(1_000))
+        await asyncio.sleep(1.1)
+        assert rate.try_acquire()
+
+    run(main())
+
+
+def test_try_acquire_never_passes_one_who_waits() -> None:
+    async def main() -> None:
+        rate = RequestRate(600)
+        assert rate.try_acquire()
+        waiter = asyncio.ensure_future(rate.acquire())
+        await asyncio.sleep(0)
         assert not rate.try_acquire()
-        await rate.acquire()
-        assert 18 == sum(rate.try_acquire() for _ in range(100))
+        await waiter
+        assert not rate.try_acquire()
+
+    run(main())
+
+
+def test_try_acquire_and_acquire_share_one_allowance() -> None:
+    """Ten seconds of both at once: not one more than the rate and the burst."""
+
+    async def main() -> None:
+        rate, passed = RequestRate(6_000), 0
+
+        async def wait_for_one() -> None:
+            nonlocal passed
+            while True:
+                await rate.acquire()
+                passed += 1
+
+        waiters = [asyncio.ensure_future(wait_for_one()) for _ in range(3)]
+        began_s = asyncio.get_running_loop().time()
+        for _ in range(10_000):
+            passed += rate.try_acquire()
+            await asyncio.sleep(0.001)
+        for waiter in waiters:
+            waiter.cancel()
+        granted = (asyncio.get_running_loop().time() - began_s) * rate.per_second
+        assert 0.97 * granted <= passed <= granted + rate.burst
 
     run(main())
 
