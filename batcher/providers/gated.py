@@ -305,20 +305,23 @@ class GatedCaller:
     async def canary(self, *, rest_s: float = 0.0) -> Reply:
         """Ask something that any healthy provider answers, within the limits but past those who wait for a permit.
 
+        It waits for its part of the minute: with none left, a forbidden row would be a refused key.
+
         Args:
             rest_s: For so long nothing else is sent by this key: what is asked here decides whether it should.
 
         Raises:
-            CallError: It failed, or nothing lets it through now (`rate_limited`).
+            CallError: It failed, or the budget does not let it through (`rate_limited`).
         """
         request = Request(row=-1, messages=CANARY)
         self._pause.pause_until(self._clock.monotonic() + rest_s)
-        taken = self._room.try_take(request, with_permits=False)
-        if taken is None:
-            raise CallError("no room for a request of our own", kind="rate_limited")
+        taken = await self._room.take_past_permits(request)
+        started_s = self._clock.monotonic()
         try:
             reply = await self._inner.call(request)
         except CallError as error:
+            if error.kind == "rate_limited":
+                self._pause.refused(self._clock.monotonic(), started=started_s, retry_after_s=error.retry_after_s)
             self._room.settle_failure(taken, request, error)
             raise
         except BaseException:

@@ -23,6 +23,7 @@ from batcher.core.records import NOTHING_SPENT, Reply, Request
 from batcher.errors import RefusedError
 from batcher.providers.gated import KeyRestsError
 from batcher.providers.retrying import with_spend
+from batcher.providers.room import COUNTED
 
 ROWS_REFUSED_MAX = 3
 """So many rows refused in a row, on a key that served before, speak of the key."""
@@ -165,9 +166,11 @@ class Pool:
             if place.is_row_at_fault(request.row):
                 raise error
             if not place.is_set_aside and place.is_key_suspect(request.row):
-                if error.status == HTTP_FORBIDDEN and await self._is_key_well(place, error):
+                is_well = await self._is_key_well(place, error) if error.status == HTTP_FORBIDDEN else False
+                if is_well:
                     raise error
-                self._set_aside(place, error)
+                if is_well is False:
+                    self._set_aside(place, error)
         if place.is_set_aside:
             # For those too that were refused meanwhile: it raises where no other key is left.
             self._set_aside(place, error)
@@ -178,13 +181,14 @@ class Pool:
         finally:
             self._progress.wait_end("backoff")
 
-    async def _is_key_well(self, place: _Place, error: CallError) -> bool:
-        """Whether the key is let in with a request of our own; what that used is the row's to pay."""
+    async def _is_key_well(self, place: _Place, error: CallError) -> bool | None:
+        """Whether the key is let in with a request of our own, None if that does not show; the row pays for it."""
         try:
             reply = await place.member.canary(rest_s=ASKED_AGAIN_AFTER_S)
         except CallError as failure:
             error.spend = error.spend + failure.spend
-            return False
+            # A busy or a broken provider says nothing of the key: to set the last one aside would end the run.
+            return None if failure.kind in COUNTED or failure.kind == "rate_limited" else False
         error.spend = error.spend + reply.spend
         place.answered(-1)
         return True

@@ -14,7 +14,7 @@ from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.core.progress import Progress, WaitReason
 from batcher.core.records import Request, Spend
-from batcher.errors import FailureKind
+from batcher.errors import BudgetError, FailureKind
 from batcher.ledger.budget import Budget, Hold
 from batcher.ledger.worst_case import WorstCase
 from batcher.limits.concurrency import Permits
@@ -133,20 +133,36 @@ class Room:
             self._tokens = [one for one in self._tokens if one is not tokens] + [self._taught_tokens]
         return is_new
 
-    def try_take(self, request: Request, *, with_permits: bool = True) -> Taken | None:
+    def try_take(self, request: Request) -> Taken | None:
         """All that the call needs if it can be had now, permits too; never waits, and takes all or nothing."""
         taken = Taken([])
         if self._wall is not None:
             taken.hold = self._wall.budget.try_reserve(self._wall.worst_usd(request))
             if taken.hold is None:
                 return None
-        if not with_permits or self._try_permits():
+        if self._try_permits():
             if self._try_rates(request, taken.reservations):
                 return taken
-            if with_permits:
-                self.release()
+            self.release()
         taken.cancel()
         return None
+
+    async def take_past_permits(self, request: Request) -> Taken:
+        """All that a call needs but a permit; waits.
+
+        Raises:
+            CallError: The budget does not let it through (`rate_limited`).
+        """
+        taken = Taken([])
+        try:
+            await self.reserve(request, taken)
+            await self.take_rates(request, taken)
+        except BudgetError as error:
+            raise CallError("no money for a request of our own", kind="rate_limited") from error
+        except BaseException:
+            taken.cancel()
+            raise
+        return taken
 
     async def reserve(self, request: Request, taken: Taken) -> None:
         """The call's part of the budget, where there is one; waits.

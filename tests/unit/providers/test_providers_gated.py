@@ -345,3 +345,32 @@ async def test_a_row_cancelled_while_it_waits_for_its_key_holds_no_place_of_the_
     wire.set()
     await gate.finish(first)
     gate.assert_balanced()
+
+
+async def test_a_canary_waits_for_its_part_of_the_minute() -> None:
+    """Where none is left at that moment, a poisoned row would be an outage, and a forbidden one a refused key."""
+    gate = Provider().gate(tokens=6_000)
+    while (reservation := gate.tokens.try_reserve(50)) is not None:
+        reservation.keep()
+
+    canary = asyncio.ensure_future(gate.caller.canary())
+    await settle()
+    assert not gate.inner.requests
+    await gate.provider.clock.advance(20)
+
+    assert "yes" == (await canary).text
+    assert [-1] == [one.row for one in gate.inner.requests]
+    gate.assert_balanced()
+
+
+async def test_a_canary_that_is_cancelled_while_it_waits_takes_nothing() -> None:
+    gate = Provider().gate(tokens=6_000)
+    while (reservation := gate.tokens.try_reserve(50)) is not None:
+        reservation.keep()
+
+    canary = asyncio.ensure_future(gate.caller.canary())
+    await settle()
+    canary.cancel()
+    await settle()
+
+    gate.assert_balanced()

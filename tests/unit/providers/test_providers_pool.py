@@ -108,6 +108,20 @@ async def test_a_key_that_is_forbidden_refuses_the_job_after_one_canary() -> Non
     assert 1 == [one.row for one in bench.members[0].requests].count(-1)
 
 
+@pytest.mark.parametrize("kind", ["rate_limited", "server", "timeout", "connection"])
+async def test_a_canary_that_says_nothing_of_the_key_is_sent_again(kind) -> None:
+    """A forbidden row meets a busy or a broken provider: that must not cost the last key, and so the run."""
+    forbidden = failure("auth", status=403)
+    bench = Bench(FakeCaller(rows={7: [forbidden], -1: [failure(kind), failure(kind), reply()]}, name="key 1"))
+
+    error = await bench.finish(bench.start(7))
+
+    assert ("auth", 6) == (error.kind, error.spend.attempts)
+    assert [7, -1, 7, -1, 7, -1] == [one.row for one in bench.members[0].requests]
+    assert "yes" == (await bench.pool.call(request(8))).text
+    assert [] == bench.told
+
+
 async def test_a_key_that_is_revoked_before_the_last_row_refuses_the_job() -> None:
     """The row must not end as failed: it is asked again when the key is mended."""
     bench = Bench(FakeCaller([reply(), failure("auth", status=401)], name="key 1"))
