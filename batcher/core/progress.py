@@ -54,7 +54,8 @@ class Progress:
     `rows_before` were done when this process started, so rates count only what came after.
     Costs: `cost_usd` is the sum of the known ones, `rows_cost_unknown` counts the rest. `budget_usd` is the
     job's, None without one, and `held_usd` what it holds for calls whose bill nobody knows. `calls` stands for
-    itself: no journal knows of a call whose row was not finished.
+    itself: no journal knows of a call whose row was not finished. `down_since_s` (monotonic seconds) is None while
+    the provider is up, and `latest_outage_s` what the latest outage lasted once it is over.
     """
 
     rows_total: int | None = None
@@ -76,6 +77,8 @@ class Progress:
     failures: Counter[str] = field(default_factory=Counter)
     attempt_failures: Counter[str] = field(default_factory=Counter)
     waits: dict[WaitReason, Wait] = field(default_factory=dict)
+    down_since_s: float | None = None
+    latest_outage_s: float | None = None
     note: str | None = None
 
     @property

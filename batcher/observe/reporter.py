@@ -143,17 +143,17 @@ class News:
     """What changed since the last look and cannot wait for the next line: down, back, stopping."""
 
     def __init__(self) -> None:
-        self._down_since_s: float | None = None
+        self._was_down = False
         self._note = ""
 
     def since_last(self, view: View) -> list[tuple[str, str]]:
         """Pairs of event name and sentence."""
         news = []
-        was_down_s, self._down_since_s = self._down_since_s, view.down_since_s
-        if was_down_s is None and view.down_since_s is not None:
+        was_down, self._was_down = self._was_down, view.down_since_s is not None
+        if self._was_down and not was_down:
             news.append(("provider_down", "the provider is down; rows wait until it is back, none is lost"))
-        if was_down_s is not None and view.down_since_s is None:
-            news.append(("provider_back", f"the provider is back after {duration(view.now_s - was_down_s)}"))
+        if was_down and not self._was_down:
+            news.append(("provider_back", f"the provider is back after {duration(view.latest_outage_s or 0.0)}"))
         was_noted, self._note = self._note, view.note
         if view.note and view.note != was_noted:
             news.append(("note", view.note))

@@ -29,7 +29,6 @@ _WAIT_WORDS: dict[WaitReason, str] = {
 # The others are the normal state of a busy run: since when they lasted tells nothing.
 _WAITS_WITH_SINCE: frozenset[WaitReason] = frozenset({"retry_after", "disk"})
 _PROJECT_AFTER_ROWS = 20
-_BACK_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,7 @@ class View:
     left_s: float | None = None
     failures_recent: Mapping[str, int] = field(default_factory=dict)
     down_since_s: float | None = None
+    latest_outage_s: float | None = None
     unpriced: str | None = None
     note: str = ""
 
@@ -76,14 +76,12 @@ class Meter:
         self._started_s = now_s
         self._rate = Rate(now_s, progress.rows_before)
         self._recent = Recent(now_s, progress.attempt_failures)
-        self._down_since_s: float | None = None
-        self._down_seen_s = now_s
 
     def look(self) -> View:
         """The run as it is now."""
         progress, now_s = self._progress, self._clock.monotonic()
         self._rate.add(now_s, progress.done)
-        left, down_since_s = rows_left(progress), self._down(now_s)
+        left, down_since_s = rows_left(progress), progress.down_since_s
         return View(
             job_name=self._job_name,
             now_s=now_s,
@@ -95,20 +93,10 @@ class Meter:
             left_s=self._rate.left_s(left) if left is not None and down_since_s is None else None,
             failures_recent=self._recent.add(now_s, progress.attempt_failures),
             down_since_s=down_since_s,
+            latest_outage_s=progress.latest_outage_s,
             unpriced=self._unpriced,
             note=clean(self._mask(progress.note)) if progress.note else "",
         )
-
-    def _down(self, now_s: float) -> float | None:
-        """Since when the provider is down. A probe lets the last waiting row through for a moment: that is not up."""
-        wait = self._progress.waits.get("breaker")
-        if wait is not None and wait.rows > 0:
-            if self._down_since_s is None:
-                self._down_since_s = now_s if wait.since_s is None else wait.since_s
-            self._down_seen_s = now_s
-        elif now_s - self._down_seen_s >= _BACK_AFTER_S:
-            self._down_since_s = None
-        return self._down_since_s
 
 
 def rows_left(progress: Progress) -> int | None:

@@ -15,6 +15,7 @@ from batcher.clock import Clock
 from batcher.core.progress import Progress
 from batcher.errors import StoppedError
 from batcher.limits.breaker import Breaker, Pass
+from batcher.observe.human import duration
 
 WHY_MAX = 80
 """Characters of the reason that the sentences quote."""
@@ -53,8 +54,6 @@ class Turnstile:
         self._offenders: deque[asyncio.Future[bool]] = deque()
         self._timer: asyncio.Task[None] | None = None
         self._has_candidate = False
-        self._was_open = False
-        self._open_since_s = 0.0
         breaker.on_change(self._changed)
 
     async def wait(self, row: int = NO_ROW) -> bool:
@@ -113,18 +112,17 @@ class Turnstile:
         self._pump()
 
     def _changed(self) -> None:
-        is_open = self.breaker.is_open
-        if is_open and not self._was_open:
-            self._open_since_s = self._clock.monotonic()
+        is_open, now_s, since_s = self.breaker.is_open, self._clock.monotonic(), self._progress.down_since_s
+        if is_open and since_s is None:
+            self._progress.down_since_s = now_s
             doubt = "" if self.breaker.was_answered else "; is base_url right?"
             self._tell(
                 f"{self._name} is down{self._why}; its calls are held back and one at a time tries whether it is back"
                 f"{doubt}"
             )
-        elif self._was_open and not is_open:
-            down_s = self._clock.monotonic() - self._open_since_s
-            self._tell(f"{self._name} is back after {down_s:.0f} s")
-        self._was_open = is_open
+        elif since_s is not None and not is_open:
+            self._progress.down_since_s, self._progress.latest_outage_s = None, now_s - since_s
+            self._tell(f"{self._name} is back after {duration(now_s - since_s)}")
         self._pump()
 
     def _pump(self) -> None:

@@ -79,7 +79,7 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     reason = reasons.get(error.errno or 0, error.strerror or type(error).__name__)
     return StorageError(
         f"cannot write {path}: {reason}",
-        hint="mend that, then `batcher resume` goes on; every answer already in the journal is safe",
+        hint="mend that and run the job again: it goes on, and every answer already in the journal is safe",
     )
 
 

@@ -130,9 +130,9 @@ async def test_news_comes_at_once(tmp_path: Path) -> None:
     """Down, back and stopping are not kept for the next minute."""
     async with Run(tmp_path) as run:
         await run.clock.advance(11)
-        run.progress.wait_begin("breaker", run.clock.monotonic())
+        run.progress.down_since_s = run.clock.monotonic()
         await run.clock.advance(1)
-        run.progress.wait_end("breaker")
+        run.progress.down_since_s, run.progress.latest_outage_s = None, 3.2
         await run.clock.advance(3)
         run.progress.note = "stopping: 3 calls in flight, key hunter2-hunter2 \x1b[2J"
         await run.clock.advance(1)

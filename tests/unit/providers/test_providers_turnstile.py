@@ -23,6 +23,7 @@ async def test_one_probe_at_a_time_goes_and_the_others_follow_its_success() -> N
     gate = provider.gate(FakeCaller(rows={0: [wire, reply()]}))
     provider.open()
     tasks = [gate.start(row) for row in range(20)]
+    down_since_s = provider.now
     await provider.clock.advance(59)
     assert ([], {"breaker": 20}) == (gate.inner.requests, provider.waiting)
 
@@ -30,10 +31,12 @@ async def test_one_probe_at_a_time_goes_and_the_others_follow_its_success() -> N
     assert [0] == [one.row for one in gate.inner.requests], "the first who came"
     await provider.clock.advance(500)
     assert 1 == len(gate.inner.requests), "a slow probe is waited for"
+    assert down_since_s == provider.progress.down_since_s, "a probe is not the end of an outage"
     wire.set()
     await settle()
 
     assert all(task.done() for task in tasks)
+    assert (None, 561.0) == (provider.progress.down_since_s, provider.progress.latest_outage_s)
     assert 2 == len(provider.told)
     gate.assert_balanced()
 
@@ -346,7 +349,7 @@ async def test_a_canary_that_is_answered_lets_all_rows_go() -> None:
     await settle()
 
     assert [True, False, False, False, False] == [waiter.result() for waiter in waiters]
-    assert "is back after 61 s" in provider.told[-1]
+    assert "is back after 1 min 1 s" in provider.told[-1]
 
 
 async def test_the_sentences_say_why_in_few_words() -> None:
