@@ -70,8 +70,7 @@ class Session:
         self._prepared = prepared
         self._log_format = log_format
         self._environ = environ
-        self._is_retry = is_retry
-        self._applied = applied
+        self._is_retry, self._applied = is_retry, applied
         self._clock, self._disk = clock, disk
         self._progress, self._ledger = Progress(), Ledger()
         self._price: AnyPrice | None = None
@@ -233,6 +232,7 @@ class Session:
             flight=tools.flight,
             start=done.first_missing(),
             wanted=lambda row: row not in done,
+            places=stack.places,
         )
 
     def _reporter(self) -> Reporter:

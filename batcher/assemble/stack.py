@@ -20,7 +20,7 @@ from batcher.ledger.prices import FREE, AnyPrice, cost_usd, price_from_job
 from batcher.ledger.worst_case import WorstCase
 from batcher.limits.adaptive import LIMIT_MAX, AdaptiveConcurrency
 from batcher.limits.breaker import Breaker
-from batcher.limits.concurrency import Permits
+from batcher.limits.concurrency import Permits, Places
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.rate import RequestRate
@@ -76,10 +76,11 @@ class Stack:
     exchanges: tuple[Exchange, ...]
     concurrency: int
     price: AnyPrice | None
+    places: Places | None = None
 
     @property
     def workers(self) -> int:
-        """How many rows are in hand at once."""
+        """How many rows are in hand at most."""
         low, high = SPARE_WORKERS
         return self.concurrency + min(high, max(low, self.concurrency // 2))
 
@@ -151,12 +152,19 @@ def build_stack(
         cost_usd=partial(cost_usd, price=price),
         chance=chance,
     )
-    exchanges, members = [], []
+    exchanges, members, permits = [], [], []
     for number, key in enumerate(endpoint.keys, start=1):
         exchange = make_exchange(job.client, base_url=endpoint.base_url, api_key=key, timeout_s=job.timeout_s)
         exchanges.append(exchange)
         name = _key_name(job.sole_provider.name, number, len(endpoint.keys))
-        members.append(_gate(job, endpoint, tools, common, exchange=exchange, key=key, name=name))
+        concurrency = _concurrency(job, endpoint)
+        permits.append(Permits(concurrency if isinstance(concurrency, int) else concurrency.limit))
+        members.append(
+            _gate(
+                job, tools, common, exchange=exchange, key=key, name=name, permits=permits[-1],
+                concurrency=None if isinstance(concurrency, int) else concurrency,
+            )
+        )  # fmt: skip
     policy = RetryPolicy(tries_max=job.retry.attempts, wait_min_s=job.retry.min_wait_s, wait_max_s=job.retry.max_wait_s)
     caller = RetryingCaller(
         Pool(members, clock=tools.clock, progress=tools.progress, tell=tools.tell),
@@ -165,7 +173,8 @@ def build_stack(
         chance=chance,
         progress=tools.progress,
     )
-    return Stack(caller, tuple(exchanges), concurrency_of(job, endpoint), price)
+    places = Places(common.limits.permits, permits)
+    return Stack(caller, tuple(exchanges), concurrency_of(job, endpoint), price, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +194,18 @@ class _Common:
 
 
 def _gate(
-    job: Job, endpoint: Endpoint, tools: Tools, common: _Common, *, exchange: Exchange, key: str | None, name: str
+    job: Job,
+    tools: Tools,
+    common: _Common,
+    *,
+    exchange: Exchange,
+    key: str | None,
+    name: str,
+    permits: Permits,
+    concurrency: AdaptiveConcurrency | None,
 ) -> GatedCaller:
     """One key, behind its limits."""
     provider = job.sole_provider
-    adaptive: AdaptiveConcurrency | None = None
-    fixed = _fixed_concurrency(job)
-    if fixed is None:
-        adaptive = AdaptiveConcurrency(limit_max=endpoint.concurrency or LIMIT_MAX)
-        permits = Permits(adaptive.limit)
-    else:
-        permits = Permits(fixed)
     caps = [job.params[cap] for cap in _OUTPUT_CAPS if isinstance(job.params.get(cap), int)]
     room = Room(
         (common.limits, LimitSet(permits, *_rates(provider.limits, tools))),
@@ -210,7 +220,7 @@ def _gate(
     lessons = KeyLessons(
         room,
         pause,
-        concurrency=adaptive,
+        concurrency=concurrency,
         permits=permits,
         learns_requests=all(limits.requests_per_minute is None for limits in named),
         learns_tokens=all(limits.tokens_per_minute is None for limits in named),
@@ -275,6 +285,12 @@ def _fixed_concurrency(job: Job) -> int | None:
         if isinstance(concurrency, int):
             return concurrency
     return None
+
+
+def _concurrency(job: Job, endpoint: Endpoint) -> int | AdaptiveConcurrency:
+    """Of one key: the job's number, or what finds it."""
+    fixed = _fixed_concurrency(job)
+    return AdaptiveConcurrency(limit_max=endpoint.concurrency or LIMIT_MAX) if fixed is None else fixed
 
 
 def _rates(limits: Limits, tools: Tools) -> tuple[RequestRate | None, TokenBucket | None]:

@@ -2,10 +2,12 @@
 
 When a run stops, these are the rows worth waiting for: their answers are, or will be, paid. All other
 rows can be dropped at once and asked next time. The gate boards a task when it sends, and lets it off
-when the call failed; the engine lets it off when the outcome is in the journal.
+when the call failed; the engine lets it off when the outcome is in the journal. The place of an answered call
+stays taken until then: however the process dies, no more answers are lost than calls may be in flight.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from batcher.errors import StoppedError
 
@@ -16,7 +18,7 @@ class Flight:
     __slots__ = ("_tasks", "is_closed")
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[asyncio.Task[object] | None, Callable[[], None] | None] = {}
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -37,10 +39,14 @@ class Flight:
         """
         if self.is_closed:
             raise StoppedError("the run is stopping")
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
+        self._tasks[asyncio.current_task()] = None
+
+    def hold(self, release: Callable[[], None]) -> None:
+        """The current task's call was answered; `release` gives its place back when the task leaves."""
+        self._tasks[asyncio.current_task()] = release
 
     def leave(self) -> None:
         """The current task has nothing to lose any more."""
-        self._tasks.discard(asyncio.current_task())
+        release = self._tasks.pop(asyncio.current_task(), None)
+        if release is not None:
+            release()

@@ -17,7 +17,7 @@ from batcher.core.flight import Flight
 from batcher.core.progress import Progress
 from batcher.core.records import NOTHING_SPENT, Invalid, Outcome, Row
 from batcher.engine.doom import DoomWatch
-from batcher.engine.feed import RowFeed
+from batcher.engine.feed import Places, RowFeed
 from batcher.engine.settle import settle_failure, settle_reply, settle_unasked
 from batcher.errors import BatcherError, StoppedError, UsageError
 
@@ -26,7 +26,7 @@ from batcher.errors import BatcherError, StoppedError, UsageError
 class EnginePlan:
     """How a run is worked through.
 
-    `workers` is the number of rows in hand at once, more than the calls in flight, so that rows that
+    `workers` is the most rows in hand at once, more than the calls in flight, so that rows that
     wait out a backoff hold up nobody. `asks_max` counts the first question too. `grace_s` bounds the
     wait for answers on the wire after a stop.
     """
@@ -51,7 +51,11 @@ class Parts:
 
 
 class Engine:
-    """One pass over the rows that are wanted."""
+    """One pass over the rows that are wanted.
+
+    `places` are those that the caller's calls take: rows are taken in hand as they become free. None takes as
+    many rows as there are workers.
+    """
 
     def __init__(
         self,
@@ -63,13 +67,14 @@ class Engine:
         flight: Flight,
         start: int,
         wanted: Callable[[int], bool],
+        places: Places | None = None,
     ) -> None:
         self._parts = parts
         self._plan = plan
         self._clock = clock
         self._progress = progress
         self._flight = flight
-        self._feed = RowFeed(parts.source, start=start, wanted=wanted, rows_low=plan.rows_low)
+        self._feed = RowFeed(parts.source, start=start, wanted=wanted, rows_low=plan.rows_low, places=places)
         self._doom = DoomWatch(is_first=progress.done == 0)
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()

@@ -2,10 +2,13 @@
 
 asyncio.Semaphore cannot change its size, and costs 3 µs where this costs a comparison: with a permit
 free and nobody waiting, `try_acquire` is all there is.
+
+`Places` are the permits of all keys together, for whoever decides how many rows to take in hand.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 
 
 class Permits:
@@ -20,6 +23,7 @@ class Permits:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._waiting = 0
         self._permits_max = 0
+        self._told: Callable[[], None] | None = None
         self.resize(permits_max)
 
     @property
@@ -36,6 +40,16 @@ class Permits:
     def waiting(self) -> int:
         """How many callers wait."""
         return self._waiting
+
+    @property
+    def free(self) -> int:
+        """How many could be had now; 0 while somebody waits."""
+        free = self._permits_max - self._in_use
+        return 0 if self._waiters or free < 0 else free
+
+    def when_free(self, told: Callable[[], None]) -> None:
+        """Call `told` each time that a permit is given back, or added, and nobody waits for it."""
+        self._told = told
 
     def try_acquire(self) -> bool:
         """Take a permit if one is free and nobody waits; never waits itself."""
@@ -71,6 +85,7 @@ class Permits:
         self._in_use -= 1
         if self._waiters:
             self._hand_out()
+        self._tell()
 
     def resize(self, permits_max: int) -> None:
         """Change how many may be out. More: those who wait go at once. Fewer: the next releases are kept."""
@@ -78,6 +93,11 @@ class Permits:
             raise ValueError(f"at least one permit is needed, not {permits_max}")
         self._permits_max = permits_max
         self._hand_out()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._told is not None and self._in_use < self._permits_max and not self._waiters:
+            self._told()
 
     def _hand_out(self) -> None:
         waiters = self._waiters
@@ -91,3 +111,27 @@ class Permits:
     def _drop_cancelled(self) -> None:
         while self._waiters and self._waiters[0].done():
             self._waiters.popleft()
+
+
+class Places:
+    """How many calls could begin now, over all keys.
+
+    Args:
+        shared: The job's own permits, which each call needs beside its key's, or None.
+        keys: The permits of each key.
+    """
+
+    def __init__(self, shared: Permits | None, keys: Sequence[Permits]) -> None:
+        self._shared = shared
+        self._keys = tuple(keys)
+
+    def free(self) -> int:
+        """Calls that would not have to wait for a permit; a key that rests counts as one that does not."""
+        shared, keys = self._shared, self._keys
+        of_keys = keys[0].free if len(keys) == 1 else sum([permits.free for permits in keys])
+        return of_keys if shared is None else min(shared.free, of_keys)
+
+    def when_free(self, told: Callable[[], None]) -> None:
+        """Call `told` when a place may have become free that nobody waits for; often, so it has to cost little."""
+        for permits in self._keys if self._shared is None else (self._shared, *self._keys):
+            permits.when_free(told)

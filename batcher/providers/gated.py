@@ -8,7 +8,6 @@ at the breaker, which says whether it counts against the row too.
 
 import math
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
@@ -21,17 +20,14 @@ from batcher.core.records import Reply, Request, Spend
 from batcher.errors import StoppedError
 from batcher.limits.breaker import Pass
 from batcher.limits.pause import Pause
-from batcher.observe.human import duration
 from batcher.providers.lessons import KeyLessons
+from batcher.providers.rest_news import RestNews
 from batcher.providers.retrying import RETRYABLE
 from batcher.providers.room import COUNTED, Room, Taken
 from batcher.providers.turnstile import Turnstile
 
 MOVES_AFTER_S = 1.0
 """A row leaves a key that rests so much longer than another."""
-
-TOLD_REST_S = 60.0
-"""A rest so long is told: a limit of a minute is over by then, one of a day is not."""
 
 CANARY = b'[{"role":"user","content":"Say OK."}]'
 """Asked where nothing but rows that failed is left: it tells whether they are at fault, or the provider."""
@@ -99,9 +95,7 @@ class GatedCaller:
         self._flight = flight
         self._lessons = lessons
         self._hedge = hedge
-        self._tell = tell
-        self._told_until_s = -math.inf
-        self._refusal, self._refused_s = "", -math.inf
+        self._rests = RestNews(name, tell, clock)
         self._rest_elsewhere_s: Callable[[], float] = lambda: math.inf
 
     @property
@@ -133,8 +127,10 @@ class GatedCaller:
         entry = self._try_enter(request) or await self._enter(request)
         try:
             if self._hedge is None:
-                return await self._send(request, entry)
-            return await self._hedge.race(lambda: self._send(request, entry), lambda: self._second(request))
+                reply = await self._send(request, entry)
+                self._flight.hold(self._room.release)
+                return reply
+            return await self._hedge.race(lambda: self._send_alone(request, entry), lambda: self._second(request))
         except CallError as error:
             self._flight.leave()
             if error.kind in RETRYABLE:
@@ -143,7 +139,7 @@ class GatedCaller:
             raise
 
     async def _send(self, request: Request, entry: _Entry) -> Reply:
-        """One exchange, with all that was taken for it settled at its end."""
+        """One exchange, with what was taken for it settled at its end; its permits stay taken if it is answered."""
         started_s = self._clock.monotonic()
         self._progress.in_flight += 1
         if self._lessons is not None:
@@ -152,10 +148,12 @@ class GatedCaller:
             reply = await self._inner.call(request)
         except CallError as error:
             self._failed(error, entry, request, started_s)
+            self._room.release()
             if self._turnstile.wants_canary(request.row):
                 error.spend = error.spend + await self._ask_canary()
             raise
         except BaseException:
+            self._room.release()
             self._room.keep(entry.taken)
             self._turnstile.breaker.abandon(entry.ticket)
             if self._lessons is not None:
@@ -163,8 +161,13 @@ class GatedCaller:
             raise
         finally:
             self._progress.in_flight -= 1
-            self._room.release()
         self._succeeded(reply.spend, entry, request, started_s)
+        return reply
+
+    async def _send_alone(self, request: Request, entry: _Entry) -> Reply:
+        """One of several copies: it gives its permits back when it ends."""
+        reply = await self._send(request, entry)
+        self._room.release()
         return reply
 
     def _try_enter(self, request: Request) -> _Entry | None:
@@ -222,7 +225,7 @@ class GatedCaller:
     def _second(self, request: Request) -> Send | None:
         """A second copy of a call that takes long, if everything lets it through at this moment."""
         entry = self._try_enter(request)
-        return None if entry is None else lambda: self._send(request, entry)
+        return None if entry is None else lambda: self._send_alone(request, entry)
 
     async def _rest(self) -> None:
         """Wait out this key's pause, or say that another key is the better place.
@@ -231,8 +234,7 @@ class GatedCaller:
             KeyRestsError: Another key rests a good deal shorter.
         """
         while (rest_s := self.rest_s) > 0:
-            if rest_s >= TOLD_REST_S:
-                self._tell_rest(rest_s)
+            self._rests.rests(rest_s)
             elsewhere_s = self._rest_elsewhere_s()
             if rest_s > elsewhere_s + MOVES_AFTER_S:
                 raise KeyRestsError
@@ -242,17 +244,6 @@ class GatedCaller:
                 await self._clock.sleep(min(rest_s, max(elsewhere_s, MOVES_AFTER_S)))
             finally:
                 self._progress.wait_end("retry_after")
-
-    def _tell_rest(self, rest_s: float) -> None:
-        """Say once until when this key rests, and why; again where it became a good deal longer."""
-        now_s = self._clock.monotonic()
-        if self._tell is None or now_s + rest_s < self._told_until_s + TOLD_REST_S:
-            return
-        self._told_until_s = now_s + rest_s
-        moment = datetime.fromtimestamp(self._clock.now() + rest_s, UTC)
-        # An older refusal is not the reason; then the headers of an answer were.
-        why = f": {self._refusal}" if now_s - self._refused_s < TOLD_REST_S else ""
-        self._tell(f"{self._name} rests for {duration(rest_s)}, until {moment:%Y-%m-%d %H:%M} UTC, by its limits{why}")
 
     def _go_on_or_stop(self) -> None:
         if self._flight.is_closed:
@@ -281,7 +272,7 @@ class GatedCaller:
     def _failed(self, error: CallError, entry: _Entry, request: Request, started_s: float) -> None:
         now_s, breaker = self._clock.monotonic(), self._turnstile.breaker
         if error.kind == "rate_limited":
-            self._refusal, self._refused_s = error.message, now_s
+            self._rests.refused(error.message)
             self._pause.refused(now_s, started=started_s, retry_after_s=error.retry_after_s)
             breaker.abandon(entry.ticket)
         elif error.kind in COUNTED and error.is_reshaped:

@@ -10,7 +10,9 @@ from batcher.testing.fakes import FakeCaller, FakeChecker, FakeRenderer, FakeSou
 class Bench:
     """An engine with fakes around it."""
 
-    def __init__(self, source=None, caller=None, sink=None, *, workers=4, asks_max=3, start=0, wanted=None, **plan):
+    def __init__(
+        self, source=None, caller=None, sink=None, *, workers=4, asks_max=3, start=0, wanted=None, places=None, **plan
+    ):
         self.flight, self.progress = Flight(), plan.pop("progress", Progress())
         self.source = source or FakeSource(25)
         self.caller = caller or FakeCaller()
@@ -24,6 +26,7 @@ class Bench:
             flight=self.flight,
             start=start,
             wanted=wanted or (lambda row: True),
+            places=places,
         )
 
     @property

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from batcher.core.progress import Progress
 from batcher.core.records import Spend, Usage
 from batcher.errors import BatcherError, InputError, RefusedError, StorageError
+from batcher.limits.concurrency import Permits, Places
 from batcher.testing.clock import START_S
 from batcher.testing.fakes import FakeCaller, FakeSource, MemorySink, failure, reply
 
@@ -277,3 +278,36 @@ async def test_an_error_of_the_last_word_ends_the_run_once() -> None:
         await bench.engine.run()
 
     assert not bench.outcomes
+
+
+class OnePlaceCaller:
+    """One call at once; row 0 fails, and waits out a backoff without a place before it is asked again."""
+
+    def __init__(self) -> None:
+        self.permits, self.back = Permits(1), asyncio.Event()
+        self.in_hand = self.in_hand_max = 0
+
+    async def call(self, request):
+        self.in_hand += 1
+        self.in_hand_max = max(self.in_hand_max, self.in_hand)
+        for number in range(2 if request.row == 0 else 1):
+            if number == 1:
+                await self.back.wait()
+            await self.permits.acquire()
+            await asyncio.sleep(0)
+            self.permits.release()
+        self.in_hand -= 1
+        if request.row == 24:
+            self.back.set()
+        return reply("yes")
+
+
+async def test_a_row_that_waits_out_a_backoff_leaves_its_place_to_another() -> None:
+    """And no more rows are in hand than there are places and rows that wait."""
+    caller = OnePlaceCaller()
+    bench = Bench(caller=caller, workers=17, places=Places(None, [caller.permits]))
+
+    await asyncio.wait_for(bench.engine.run(), 20)
+
+    assert list(range(25)) == sorted(bench.outcomes)
+    assert caller.in_hand_max <= 3

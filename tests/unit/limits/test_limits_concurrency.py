@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from batcher.limits.concurrency import Permits
+from batcher.limits.concurrency import Permits, Places
 from batcher.testing.clock import settle
 
 
@@ -80,6 +80,54 @@ async def test_cancelled_waiters_do_not_block_the_fast_path() -> None:
     permits.release()
     assert permits.try_acquire()
     assert 0 == permits.waiting
+
+
+async def test_a_permit_whose_waiters_all_gave_up_is_told() -> None:
+    """Or it would stay free for ever, and the rows with it."""
+    told: list[int] = []
+    permits = Permits(1)
+    await permits.acquire()
+    waiters = [asyncio.create_task(permits.acquire()) for _ in range(3)]
+    await settle()
+    for waiter in waiters[::-1]:
+        waiter.cancel()
+    permits.when_free(lambda: told.append(permits.free))
+    permits.release()
+    await settle()
+
+    assert 1 == permits.free
+    assert told
+
+
+async def test_a_permit_that_is_handed_over_is_no_news_and_one_that_is_added_is() -> None:
+    told: list[int] = []
+    permits = Permits(1)
+    permits.when_free(lambda: told.append(permits.free))
+    await permits.acquire()
+    waiter = asyncio.create_task(permits.acquire())
+    await settle()
+    permits.release()
+    await waiter
+    assert (0, []) == (permits.free, told)
+    permits.resize(3)
+    permits.release()
+    assert [2, 3] == told
+
+
+async def test_places_are_what_the_job_and_its_keys_leave_together() -> None:
+    shared, first, second = Permits(4), Permits(1), Permits(5)
+    told: list[int] = []
+    places = Places(shared, [first, second])
+    places.when_free(lambda: told.append(places.free()))
+    assert (4, 6) == (places.free(), Places(None, [first, second]).free())
+    for permits in (shared, first, second):
+        assert permits.try_acquire()
+    assert 3 == places.free()
+    shared.release()
+    second.release()
+    assert [4, 4] == told
+    first.resize(2)
+    assert 4 == places.free()
 
 
 def test_a_release_too_many_is_a_fault() -> None:

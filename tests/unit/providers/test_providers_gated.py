@@ -27,6 +27,25 @@ async def test_a_permit_is_held_during_the_exchange_and_given_back() -> None:
     gate.assert_balanced()
 
 
+async def test_the_place_of_an_answered_call_stays_taken_until_its_answer_is_kept() -> None:
+    """Or a process that dies would lose more answers than may be in flight."""
+    gate, is_kept = Provider().gate(permits=1), asyncio.Event()
+
+    async def row() -> None:
+        await gate.caller.call(request(1))
+        await is_kept.wait()
+        gate.provider.flight.leave()
+
+    first, second = asyncio.ensure_future(row()), gate.start(2)
+    await settle()
+    assert (1, 0, [1]) == (gate.permits.in_use, gate.inner.in_flight, [one.row for one in gate.inner.requests])
+    is_kept.set()
+    await gate.finish(first, second)
+
+    assert [1, 2] == [one.row for one in gate.inner.requests]
+    gate.assert_balanced()
+
+
 @pytest.mark.parametrize(
     "kind", ["rate_limited", "server", "connection", "timeout", "bad_response", "bad_request", "auth"]
 )
