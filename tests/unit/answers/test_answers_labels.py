@@ -287,6 +287,15 @@ def test_every_label_is_found_as_text_json_and_sentence(label: str) -> None:
     assert label_of("xyz", labels) is None
 
 
+@pytest.mark.parametrize("label", ["billing", "tiền lương", "ไม่มี", "退款", 'a "b"', "a\\b", "Đ/é", "0"])
+@pytest.mark.parametrize("form", ['{{"label":{0}}}', '{{"label": {0}}}', '{{ "label" :{0} }}', '\n{{"label":{0}}}'])
+def test_json_written_in_any_way_is_the_same_verdict_whether_it_is_looked_up_or_read(label: str, form: str) -> None:
+    """The two usual ways are looked up; a cut at the end of the whole object changes nothing."""
+    text = form.format(json.dumps(label, ensure_ascii=False))
+    for reason in ("stop", "length"):
+        assert Valid(text, label) == check(text, [label, "other"], finish_reason=reason)
+
+
 @pytest.mark.parametrize(
     "text",
     [
