@@ -118,7 +118,7 @@ class GatedCaller:
         self._rest_elsewhere_s = rest_elsewhere_s
 
     async def call(self, request: Request) -> Reply:
-        """See `Caller`.
+        """See `Caller`. The place of a call that was answered is taken until its task leaves the flight.
 
         Raises:
             KeyRestsError: The row should go to another key.
