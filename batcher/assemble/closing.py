@@ -1,8 +1,9 @@
-"""The last lines of a run, from its counters, its ledger, and what ended it."""
+"""How a run turned out, and its last lines: from its counters, its ledger, and what ended it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from batcher.assemble.verdict import Judged
 from batcher.core.progress import Progress
 from batcher.errors import BatcherError, ExitCode
 from batcher.ledger.ledger import Ledger
@@ -16,6 +17,30 @@ _STATES: dict[ExitCode, State] = {
     ExitCode.BUDGET: "budget",
     ExitCode.REFUSED: "refused",
 }
+
+Said = Literal["failed", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How a run that was asked to its end turned out.
+
+    `reasons` say why the code is not 0; `said` which counts of rows they tell already. `notes` are lines for
+    the summary. `empty` counts the `ok` rows whose answer shows nothing. `totals` goes into `run.json`.
+    """
+
+    code: ExitCode
+    reasons: list[str]
+    said: frozenset[Said]
+    notes: list[str]
+    empty: int
+    totals: Mapping[str, Any]
+
+    @property
+    def are_answers_wrong(self) -> bool:
+        """Whether a reason is about rows that are `ok`, which `batcher retry` does not ask again."""
+        return len(self.reasons) > len(self.said)
+
 
 _LOOK = (
     "look at the answers: `batcher export {run} --to answers.csv`; `batcher retry` leaves ok rows alone, "

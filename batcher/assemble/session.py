@@ -10,12 +10,11 @@ from functools import partial
 from typing import Literal
 
 from batcher.assemble.books import UNFINISHED, BookingSink, Purse, raise_hint, run_command, shown, take_over
-from batcher.assemble.closing import last_lines
+from batcher.assemble.closing import Judged, last_lines
 from batcher.assemble.findings import Applied
 from batcher.assemble.prepare import Prepared, local_model
 from batcher.assemble.stack import Endpoint, Stack, Tools, build_stack, concurrency_of, endpoint_of, price_of
 from batcher.assemble.state import updated_run_file
-from batcher.assemble.verdict import Judged, finish_run
 from batcher.assemble.watch import run_loop, run_watched, stop_on_signals, stop_on_trouble
 from batcher.clock import Clock
 from batcher.core.flight import Flight
@@ -26,8 +25,7 @@ from batcher.journal.journal import Journal
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.pledged import BudgetState, loss_sentence
 from batcher.ledger.prices import AnyPrice
-from batcher.local.lease import Lease
-from batcher.local.lease import start as start_local
+from batcher.local import lease as leases
 from batcher.observe.human import counted
 from batcher.observe.log import Events, open_events
 from batcher.observe.reporter import Reporter, make_reporter
@@ -183,16 +181,16 @@ class Session:
         async with self._writing:
             await asyncio.to_thread(self._directory.write, self._updated("running", None, None), self._disk)
 
-    def _lease(self) -> "Lease | contextlib.nullcontext[None]":
+    def _lease(self) -> "leases.Lease | contextlib.nullcontext[None]":
         """The local model's server, started where it does not run; nothing for another provider."""
         local = local_model(self._prepared.loaded)
         if local is None:
             return contextlib.nullcontext()
-        lease = start_local(local, tell=self._note)
+        lease = leases.start(local, tell=self._note)
         self._progress.note = None
         return lease
 
-    def _endpoint(self, lease: Lease | None) -> Endpoint:
+    def _endpoint(self, lease: leases.Lease | None) -> Endpoint:
         job = self._prepared.loaded.job
         if lease is None:
             return endpoint_of(job.sole_provider, job)
@@ -264,6 +262,8 @@ class Session:
 
     async def _finish(self, journal: Journal, rows: int) -> _Ending:
         """Results, and whether the job's success rule holds."""
+        from batcher.assemble.verdict import finish_run  # noqa: PLC0415  # not before the first request
+
         judged = await asyncio.to_thread(
             finish_run,
             self._prepared,

@@ -6,7 +6,7 @@ there, so what the verdict says is true of the file that people open. Blocking; 
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ from batcher.answers.drift import judge_drift, label_drift
 from batcher.answers.gold import GoldRule, GoldTally, judge_gold
 from batcher.answers.sameness import SameLimit, most_given, same_sentence
 from batcher.answers.success import RowCounts, SuccessRule, judge_success
+from batcher.assemble.closing import Judged, Said
 from batcher.assemble.finish import BATCH_ROWS, first_error, write_all_results
 from batcher.assemble.prepare import Prepared, success_rule
 from batcher.errors import BatcherError, ExitCode, InputError
@@ -29,29 +30,6 @@ from batcher.storage.durable import Disk
 
 LABELS_TOLD_MAX = 5
 _ANSWER_CELLS_SHOWN = 80
-
-Said = Literal["failed", "invalid"]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """How a run that was asked to its end turned out.
-
-    `reasons` say why the code is not 0; `said` which counts of rows they tell already. `notes` are lines for
-    the summary. `empty` counts the `ok` rows whose answer shows nothing. `totals` goes into `run.json`.
-    """
-
-    code: ExitCode
-    reasons: list[str]
-    said: frozenset[Said]
-    notes: list[str]
-    empty: int
-    totals: Mapping[str, Any]
-
-    @property
-    def are_answers_wrong(self) -> bool:
-        """Whether a reason is about rows that are `ok`, which `batcher retry` does not ask again."""
-        return len(self.reasons) > len(self.said)
 
 
 @dataclass(slots=True)

@@ -43,11 +43,16 @@ _STARTER_ROWS = (
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a run.")
 def status(run: Path | None, runs: Path, as_json: bool) -> None:
     """Show the runs there are and how they stand; RUN is a run directory, a job file or a job's name."""
-    from batcher.assemble.find import find_run
     from batcher.runs.directory import RunDirectory
     from batcher.runs.lock import is_locked
 
-    found = RunDirectory.list(runs) if run is None else [find_run(run, runs)]
+    if run is None:
+        found = RunDirectory.list(runs)
+    else:
+        # Reads job files, which takes longer than all the rest.
+        from batcher.assemble.find import find_run
+
+        found = [find_run(run, runs)]
     if not found:
         say(f"no runs in {runs}", err=True)
     for directory in found:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from batcher.cli.lean import lean_imports
 from batcher.cli.options import LIMIT, LOG_FORMAT, RUNS, SETS, VARIABLES, parse_variables, say
 
 LogFormat = Literal["auto", "plain", "json"]
@@ -36,11 +37,13 @@ def run(
 
     The last line on stdout is the run directory.
     """
-    from batcher.assemble.check import dry_run_job
-    from batcher.assemble.run import RunOptions, run_job
+    with lean_imports():
+        from batcher.assemble.run import RunOptions, run_job
 
     values = parse_variables(variables)
     if dry_run:
+        from batcher.assemble.check import dry_run_job
+
         dry_run_job(job, variables=values, sets=sets, limit=limit, echo=say)
         return 0
     options = RunOptions(
@@ -56,7 +59,8 @@ def run(
 @LOG_FORMAT
 def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogFormat) -> int:
     """Go on with a run: its directory, or a job (file or name) for its latest run."""
-    from batcher.assemble.run import RunOptions, resume_run
+    with lean_imports():
+        from batcher.assemble.run import RunOptions, resume_run
 
     options = RunOptions(runs=runs, variables=parse_variables(variables), log_format=log_format, environ=_environ())
     return _show(resume_run(run, options))
@@ -69,7 +73,8 @@ def resume(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogFor
 @LOG_FORMAT
 def retry(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogFormat) -> int:
     """Ask the failed and invalid rows of a run again."""
-    from batcher.assemble.run import RunOptions, resume_run
+    with lean_imports():
+        from batcher.assemble.run import RunOptions, resume_run
 
     options = RunOptions(
         runs=runs, variables=parse_variables(variables), log_format=log_format, environ=_environ(), is_retry=True
@@ -85,7 +90,8 @@ def retry(run: Path, runs: Path, variables: tuple[str, ...], log_format: LogForm
 @click.option("--live", is_flag=True, help="Also try each key with one small call.")
 def check(job: Path, limit: int | None, sets: tuple[str, ...], variables: tuple[str, ...], live: bool) -> int:
     """Check the job file, its input and its prompts, and show three rendered."""
-    from batcher.assemble.check import check_job
+    with lean_imports():
+        from batcher.assemble.check import check_job
 
     return check_job(job, variables=parse_variables(variables), sets=sets, limit=limit, is_live=live, echo=say)
 

@@ -1,7 +1,4 @@
-"""From an `openai` exception to a failure kind: decided here, once.
-
-Both clients raise the `openai` package's exceptions, so there is one table. What a transport error
-means is read from its cause (the SDK's aiohttp transport reports a refused connection as a timeout).
+"""From what an exchange raised to a failure kind: decided here, once, for all clients.
 
 Whether a failure may have been billed is told here too: an error status and a connection that was never
 made cost nothing; of a timeout, a reset and a cut answer nobody can know, unless its usage came.
@@ -9,11 +6,9 @@ made cost nothing; of a timeout, a reset and a cut answer nobody can know, unles
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-
-import httpx2
-import openai
-import pyreqwest.exceptions as fast
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import assert_never
 
 from batcher.core.contracts import CallError
 from batcher.core.records import Spend
@@ -21,7 +16,8 @@ from batcher.errors import FailureKind
 from batcher.limits.pause import parse_limit_reset, parse_retry_after, parse_retry_words
 from batcher.providers.advice import NOTHING_ASKED, PAGE_WORDS, Asked, advise
 from batcher.providers.contact import is_page, without_query
-from batcher.providers.exchange import BrokenBody
+from batcher.providers.error_body import ErrorBody, read_error_body
+from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed
 from batcher.providers.wire import error_text
 
 WORDS_MAX = 300
@@ -33,8 +29,6 @@ _SECRET_LENGTH_MAX = 4096
 
 SAID_MAX = 4000
 """What is read of them to tell the kind."""
-
-_BROKEN_HEAD = re.compile(r"without sending complete|receive buffer too long", re.IGNORECASE)
 
 # What people read first of a connection that failed. What the library says of it follows after a colon.
 _CONNECTION_WORDS = (
@@ -85,55 +79,61 @@ _SOON = re.compile(r"rate_limit|(retry|try again) in \d", re.IGNORECASE)
 _NEVER_FITS = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
 
 
-def classify(error: Exception, *, now_s: float, mask: Callable[[str], str], asked: Asked = NOTHING_ASKED) -> CallError:
-    """The failure that an exception of either client stands for.
+def classify(
+    error: StatusFailed | TransportFailed,
+    *,
+    now_s: float,
+    mask: Callable[[str], str],
+    asked: Asked = NOTHING_ASKED,
+) -> CallError:
+    """The failure that an exception of an exchange stands for.
 
     Args:
-        error: An `openai.APIError`, or what escaped one (`httpx2.HTTPError`).
+        error: As the exchange raised it.
         now_s: Wall time, for a Retry-After that is a date.
         mask: Removes secrets from the provider's words.
         asked: What the job asks for, so that a hint can name it.
     """
-    if isinstance(error, openai.APIStatusError):
-        return _of_status(error, now_s=now_s, mask=mask, asked=asked)
-    if isinstance(error, openai.APIResponseValidationError):
-        return CallError(
-            clean_words(error.message, mask), kind="bad_response", spend=FAILED_UNBILLED, is_billing_unknown=True
-        )
-    return _of_transport(error, mask)
+    match error:
+        case StatusFailed():
+            return _of_status(error, now_s=now_s, mask=mask, asked=asked)
+        case TransportFailed():
+            return _of_transport(error, mask)
+        case _:
+            assert_never(error)
 
 
-def _of_status(error: openai.APIStatusError, *, now_s: float, mask: Callable[[str], str], asked: Asked) -> CallError:
-    status = error.status_code
-    said = _provider_words(error)
+def _of_status(error: StatusFailed, *, now_s: float, mask: Callable[[str], str], asked: Asked) -> CallError:
+    status = error.status
+    read = read_error_body(error)
+    said = _provider_words(error, read)
     words = clean_words(said, mask)
-    names = f"{error.code or ''} {error.type or ''}"
+    names = f"{read.code} {read.type}"
     kind = _kind_of_status(status, said[:SAID_MAX], names=names)
-    param = error.param if isinstance(error.param, str) else ""
-    hint = advise(kind, status, said[:SAID_MAX], names=names, param=param, asked=asked)
+    hint = advise(kind, status, said[:SAID_MAX], names=names, param=read.param, asked=asked)
     return CallError(
         f"HTTP {status}: {words}" if words else f"HTTP {status}",
         kind=kind,
         status=status,
-        retry_after_s=_retry_after_s(error.response, kind, said, now_s),
+        retry_after_s=_retry_after_s(error, kind, said, now_s),
         spend=FAILED_UNBILLED,
         hint=None if hint is None else mask(hint),
     )
 
 
-def _retry_after_s(response: httpx2.Response, kind: FailureKind, said: str, now_s: float) -> float | None:
+def _retry_after_s(error: StatusFailed, kind: FailureKind, said: str, now_s: float) -> float | None:
     """When to come back: the header for it, else the words of the refusal, else when the limit is whole again."""
     if kind not in ("rate_limited", "server"):
         return None
-    asked_s = parse_retry_after(response.headers, now_s)
+    asked_s = parse_retry_after(error.headers, now_s)
     if asked_s is not None or kind == "server":
         return asked_s
-    body = response.content[:_WORDS_READ].decode("utf-8", "replace")
+    body = error.body[:_WORDS_READ].decode("utf-8", "replace")
     for words in (said, body):
         worded_s = parse_retry_words(words)
         if worded_s is not None:
             return worded_s
-    return parse_limit_reset(response.headers, now_s)
+    return parse_limit_reset(error.headers, now_s)
 
 
 def _kind_of_status(status: int, words: str, *, names: str) -> FailureKind:
@@ -162,81 +162,55 @@ def _has_no_quota(names: str, words: str) -> bool:
     return _NO_QUOTA.search(words) is not None and not _SOON.search(f"{names} {words}")
 
 
-def _of_transport(error: Exception, mask: Callable[[str], str]) -> CallError:
-    """Kinds of failures without a status, told by the whole chain of causes."""
-    causes = list(_causes(error))
-    details = " ".join(f"{type(cause).__name__} {cause} {getattr(cause, 'details', '')}" for cause in causes)
-    is_connecting = "client error (Connect)" in details or any(
-        isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout) for cause in causes
-    )
+def _of_transport(error: TransportFailed, mask: Callable[[str], str]) -> CallError:
+    """Kinds of failures without a status."""
     kind: FailureKind = "connection"
-    if _is_any(causes, fast.RequestTimeoutError, httpx2.TimeoutException, openai.APITimeoutError):
-        is_refused = any("ConnectorError" in type(cause).__name__ for cause in causes)
-        kind = "connection" if is_refused else "timeout"
-        is_connecting = is_connecting or is_refused
-    elif (
-        _is_any(causes, BrokenBody, fast.ReadError, fast.DecodeError, httpx2.DecodingError)
-        or _BROKEN_HEAD.search(details) is not None
-    ):
-        # The response had begun: the answer was cut, not refused.
+    if error.is_timeout:
+        kind = "timeout"
+    elif error.has_begun:
+        # The answer was cut, not refused.
         kind = "bad_response"
     return CallError(
-        clean_words(_transport_words(causes, kind), mask),
+        clean_words(_transport_words(error, kind), mask),
         kind=kind,
-        status=200 if _is_any(causes, BrokenBody) else None,
-        reached=not is_connecting,
+        status=200 if isinstance(error, BrokenBody) else None,
+        reached=not error.is_connecting,
         spend=FAILED_UNBILLED,
-        is_billing_unknown=not is_connecting,
+        is_billing_unknown=not error.is_connecting,
     )
 
 
-def _transport_words(causes: list[BaseException], kind: FailureKind) -> str:
+def _transport_words(error: TransportFailed, kind: FailureKind) -> str:
     if kind == "timeout":
         return "no answer within the timeout"
-    said = _library_words(causes)
-    if kind != "connection":
-        return "; ".join(said)
-    for plain, pattern in _CONNECTION_WORDS:
-        if re.search(pattern, " ".join(said), re.IGNORECASE):
-            return f"{plain} {said[-1]}" if plain.endswith(":") else plain
-    return "; ".join(said)
+    if kind == "connection":
+        for plain, pattern in _CONNECTION_WORDS:
+            if re.search(pattern, " ".join(error.words), re.IGNORECASE):
+                return f"{plain} {error.words[-1]}" if plain.endswith(":") else plain
+    return "; ".join(error.words)
 
 
-def _library_words(causes: list[BaseException]) -> list[str]:
-    """From the outermost cause to the innermost; at least one."""
-    last = causes[-1]
-    details = getattr(last, "details", None)
-    if isinstance(details, Mapping) and details.get("causes"):
-        words = [cause["message"] for cause in details["causes"] if "for url" not in cause["message"]]
-        if words:
-            return words
-    return [str(last) or type(last).__name__]
-
-
-def _provider_words(error: openai.APIStatusError) -> str:
-    target = error.response.headers.get("location")
-    if target is not None and error.response.is_redirect:
+def _provider_words(error: StatusFailed, read: ErrorBody) -> str:
+    target = error.headers.get("location")
+    if target is not None and error.status in range(300, 400):
         return f"moved to {without_query(target)}"
-    body = error.body
-    if isinstance(body, list) and body and isinstance(body[0], Mapping):
+    said = read.said
+    if isinstance(said, list) and said and isinstance(said[0], Mapping):
         # Google's errors come in a list of one.
-        body = body[0].get("error", body[0])
-    if isinstance(body, Mapping | str) and body:
-        if isinstance(body, str) and is_page(error.response.content):
+        said = said[0].get("error", said[0])
+    if isinstance(said, Mapping | str) and said:
+        if isinstance(said, str) and is_page(error.body):
             return PAGE_WORDS
-        return error_text(body)
-    return error.response.reason_phrase if body is None else str(body)
+        return error_text(said)
+    return _phrase(error.status) if said is None else str(said)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _is_any(causes: list[BaseException], *types: type[BaseException]) -> bool:
-    return any(isinstance(cause, types) for cause in causes)
+def _phrase(status: int) -> str:
+    """The usual words for a status; empty for one that has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def clean_words(text: str, mask: Callable[[str], str]) -> str:

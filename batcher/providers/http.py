@@ -3,9 +3,6 @@
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 
-import httpx2
-import openai
-
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.core.records import Reply, Request, Spend, Usage
@@ -13,7 +10,8 @@ from batcher.errors import RefusedError
 from batcher.providers.advice import Asked
 from batcher.providers.classify import FAILED_UNBILLED, classify, clean_words
 from batcher.providers.contact import Contact, is_page
-from batcher.providers.exchange import Exchange, received_body, received_headers
+from batcher.providers.exchange import Exchange
+from batcher.providers.failures import StatusFailed, TransportFailed, received_body, received_headers
 from batcher.providers.structured import Shape, StructuredSupport
 from batcher.providers.usage import find_usage
 from batcher.providers.wire import ChatWire, Completion, decode_completion
@@ -78,7 +76,7 @@ class HttpCaller:
         started_s = self._clock.monotonic()
         try:
             answered = await self._exchange.post(self._wire.body(request.messages, with_format=shape.with_format))
-        except (openai.APIError, httpx2.HTTPError) as error:
+        except (StatusFailed, TransportFailed) as error:
             raise self._failure(error, shape) from error
         latency_ms = (self._clock.monotonic() - started_s) * 1000.0
         if self._on_headers is not None:
@@ -123,7 +121,7 @@ class HttpCaller:
             text = text.replace(secret, _MASK)
         return text
 
-    def _failure(self, error: Exception, shape: Shape) -> Exception:
+    def _failure(self, error: StatusFailed | TransportFailed, shape: Shape) -> Exception:
         """What to raise for what the exchange raised."""
         headers, body = received_headers(error), received_body(error)
         if self._on_headers is not None and headers is not None:

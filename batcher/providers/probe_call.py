@@ -20,7 +20,9 @@ from batcher.core.records import Usage
 from batcher.providers.advice import NOTHING_ASKED, Asked
 from batcher.providers.classify import classify, clean_words
 from batcher.providers.contact import without_query
-from batcher.providers.exchange import USER_AGENT, ConfiguredClient
+from batcher.providers.exchange import USER_AGENT
+from batcher.providers.failures import StatusFailed, TransportFailed
+from batcher.providers.sdk_exchange import ConfiguredClient, exchange_failed
 from batcher.providers.wire import Completion, decode_completion
 
 CALL_TIMEOUT_S = 10.0
@@ -157,9 +159,11 @@ class ProbeClient:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._send(path, body)
             if response.status_code != 200:
-                raise self._client.error_for(response)
-        except (openai.APIError, httpx2.HTTPError, TimeoutError) as error:
+                raise StatusFailed(response.status_code, response.headers, response.content)
+        except (StatusFailed, TransportFailed) as error:
             return self._failed(error, sent_at_s, self._clock.monotonic() - started_s)
+        except (openai.APIError, httpx2.HTTPError, TimeoutError) as error:
+            return self._failed(exchange_failed(error), sent_at_s, self._clock.monotonic() - started_s)
         took_s = self._clock.monotonic() - started_s
         headers = dict(response.headers)
         try:
@@ -187,11 +191,9 @@ class ProbeClient:
             options={"headers": {**headers, "content-type": "application/json"}},
         )
 
-    def _failed(self, error: Exception, sent_at_s: float, took_s: float) -> Heard:
-        if isinstance(error, TimeoutError):
-            error = openai.APITimeoutError(httpx2.Request("POST", self._client.base_url))
+    def _failed(self, error: StatusFailed | TransportFailed, sent_at_s: float, took_s: float) -> Heard:
         failure = classify(error, now_s=self._clock.now(), mask=self._mask, asked=self._asked)
-        headers: Mapping[str, str] = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+        headers: Mapping[str, str] = error.headers if isinstance(error, StatusFailed) else {}
         target = headers.get("location") if failure.status in range(300, 400) else None
         return Heard(
             failure,

@@ -1,37 +1,38 @@
 """Finds keys that name two rows, however many rows there are, in flat memory.
 
-Each key is hashed to 8 bytes. Up to a million hashes stay in memory; more are spilled to 64 temporary files by
-their remainder, and each file is looked through on its own. Equal hashes are only suspects: the caller reads the
-keys once more and asks `KeyCheck.is_suspect`, so that the real values decide.
+A few keys are kept and compared as they are. More are handed to `key_hashes`, whose library takes longer to load than
+a small job to begin.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from batcher.storage.durable import storage_error
+if TYPE_CHECKING:
+    from batcher.sources.key_hashes import HashCheck
 
-_HASHES_IN_MEMORY_MAX = 1_000_000
-_PARTS = 64
-_SUSPECTS_MAX = 100_000
-_CHUNKS_MAX = 4096
+KEPT_ROWS_MAX = 100_000
+KEPT_BYTES_MAX = 8 * 2**20
+"""Above either, hashes are kept in place of the keys."""
 
 
 class KeyCheck(AbstractContextManager["KeyCheck"]):
-    """Takes all keys, then tells which may stand twice. Leaving it removes its temporary files."""
+    """Takes all keys, then tells which may stand twice. Leaving it removes its temporary files.
 
-    def __init__(self, *, in_memory_max: int = _HASHES_IN_MEMORY_MAX) -> None:
+    Args:
+        in_memory_max: So many hashes are kept in memory; more are spilled. None: as many as the module says.
+    """
+
+    def __init__(self, *, in_memory_max: int | None = None) -> None:
         self._in_memory_max = in_memory_max
-        self._chunks: list[pl.Series] = []
-        self._count = 0
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._suspects = pl.Series(dtype=pl.UInt64)
+        self._kept: list[pa.Array] = []
+        self._rows = self._bytes = 0
+        self._twice: pa.Array | None = None
+        self._hashed: HashCheck | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -39,69 +40,44 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._directory is not None:
-            self._directory.cleanup()
+        if self._hashed is not None:
+            self._hashed.__exit__(kind, error, trace)
 
     def add(self, keys: pa.Array) -> None:
-        """Take some keys."""
-        self._chunks.append(_hashes(keys))
-        self._count += len(keys)
-        if self._count >= self._in_memory_max:
-            self._spill()
-        elif len(self._chunks) >= _CHUNKS_MAX:
-            self._chunks = [pl.concat(self._chunks, rechunk=True)]
+        """Take some keys, all of one type."""
+        if self._hashed is not None:
+            self._hashed.add(keys)
+            return
+        self._kept.append(keys)
+        self._rows += len(keys)
+        self._bytes += keys.nbytes
+        if self._rows > KEPT_ROWS_MAX or self._bytes > KEPT_BYTES_MAX:
+            self._hash()
 
     def has_suspects(self) -> bool:
         """Whether any two keys may be equal. After it no key is taken any more."""
-        found = [part.filter(part == part.shift(1)).head(_SUSPECTS_MAX) for part in map(pl.Series.sort, self._parts())]
-        if found:
-            self._suspects = pl.concat(found).head(_SUSPECTS_MAX)
-        return len(self._suspects) > 0
+        if self._hashed is not None:
+            return self._hashed.has_suspects()
+        if not self._kept:
+            return False
+        counts = pc.value_counts(pa.chunked_array(self._kept))
+        self._twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        return len(self._twice) > 0
 
     def is_suspect(self, keys: pa.Array) -> list[bool]:
-        """For each key whether its hash stands for more than one row (of the first 100,000 such hashes)."""
-        mask: list[bool] = _hashes(keys).is_in(self._suspects.implode()).to_list()
+        """For each key whether it may stand for more than one row."""
+        if self._hashed is not None:
+            return self._hashed.is_suspect(keys)
+        mask: list[bool] = pc.is_in(keys, value_set=self._twice).to_pylist()
         return mask
 
-    def _parts(self) -> Iterator[pl.Series]:
-        if self._directory is None:
-            if self._chunks:
-                yield pl.concat(self._chunks, rechunk=True)
-            return
-        self._spill()
-        for number in range(_PARTS):
-            path = self._path(number)
-            if path.exists():
-                content = pa.py_buffer(path.read_bytes())
-                part = pl.from_arrow(pa.Array.from_buffers(pa.uint64(), content.size // 8, [None, content]))
-                assert isinstance(part, pl.Series)
-                yield part
+    def _hash(self) -> None:
+        from batcher.sources.key_hashes import HASHES_IN_MEMORY_MAX, HashCheck  # noqa: PLC0415  # see the module
 
-    def _spill(self) -> None:
-        if not self._chunks:
-            return
-        hashes = pl.concat(self._chunks, rechunk=True)
-        self._chunks, self._count = [], 0
-        if self._directory is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="batcher-keys-")
-        remainders = hashes % _PARTS
-        for number in range(_PARTS):
-            part = hashes.filter(remainders == number).to_arrow()
-            if not len(part):
-                continue
-            start = part.offset * 8
-            path = self._path(number)
-            try:
-                with path.open("ab") as file:
-                    file.write(memoryview(part.buffers()[1])[start : start + len(part) * 8])
-            except OSError as error:
-                raise storage_error(error, path) from error
+        self._hashed = HashCheck(in_memory_max=self._in_memory_max or HASHES_IN_MEMORY_MAX)
+        for keys in self._drained():
+            self._hashed.add(keys)
 
-    def _path(self, number: int) -> Path:
-        assert self._directory is not None
-        return Path(self._directory.name, f"{number:02}")
-
-
-def _hashes(keys: pa.Array) -> pl.Series:
-    series = pl.Series(keys)
-    return series.hash(seed=20261121)
+    def _drained(self) -> Iterator[pa.Array]:
+        kept, self._kept = self._kept, []
+        yield from kept

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +31,9 @@ from batcher.sources.jsonl import JsonlTable
 from batcher.sources.keys import KeyCheck
 from batcher.sources.parquet import ParquetTable
 from batcher.sources.table import LOOK_BYTES, Batch, BrokenInputError, Table, salvaged, shown
-from batcher.sources.where import Predicate
+
+if TYPE_CHECKING:
+    from batcher.sources.where import Predicate
 
 __all__ = ["BrokenInputError", "FileSource", "InputFacts", "InputFingerprint", "InputSpec"]
 
@@ -65,7 +68,7 @@ class FileSource:
         self._carried: tuple[str, ...] = ()
         if spec.key is not None:
             self._require("input.key", (spec.key,))
-        self._predicate = None if spec.where is None else Predicate(spec.where, self._table)
+        self._predicate = None if spec.where is None else _predicate(spec.where, self._table)
 
     @classmethod
     def open(cls, spec: InputSpec, *, look_bytes: int = LOOK_BYTES) -> "FileSource":
@@ -294,6 +297,12 @@ class FileSource:
         for column in columns:
             if column not in known:
                 raise unknown_column(where, column, self._table.columns)
+
+
+def _predicate(sql: str, table: Table) -> "Predicate":
+    from batcher.sources.where import Predicate  # noqa: PLC0415  # polars takes 0.1 s that few jobs need
+
+    return Predicate(sql, table)
 
 
 def _keys_of(batch: Batch, key: str) -> pa.Array:

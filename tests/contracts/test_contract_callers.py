@@ -1,12 +1,11 @@
 """What every caller promises, whatever it wraps; a new wrapper joins by naming itself at the end."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 
 from batcher.core.contracts import Caller, CallError
@@ -19,6 +18,7 @@ from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.tokens import TokenBucket
 from batcher.providers.exchange import Answered
+from batcher.providers.failures import StatusFailed
 from batcher.providers.gated import GatedCaller
 from batcher.providers.http import HttpCaller
 from batcher.providers.pool import Pool
@@ -140,8 +140,7 @@ class ScriptedExchange:
         try:
             given = await self._caller.call(request())
         except CallError:
-            response = httpx2.Response(413, request=httpx2.Request("POST", "http://x"))
-            raise openai.APIStatusError("x", response=response, body=None) from None
+            raise StatusFailed(413, {}, b"") from None
         return Answered(b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode(), {})
 
     async def close(self) -> None: ...
@@ -177,8 +176,7 @@ class Bodies:
         step = self._steps.pop(0)
         if isinstance(step, bytes):
             return Answered(step, {})
-        response = httpx2.Response(step[0], request=httpx2.Request("POST", "http://x"))
-        raise openai.APIStatusError(step[1], response=response, body={"message": step[1]})
+        raise StatusFailed(step[0], {}, json.dumps({"message": step[1]}).encode())
 
     async def close(self) -> None: ...
 

@@ -12,6 +12,9 @@ from batcher.core.contracts import CallError
 from batcher.observe.text import Masker, without_controls
 from batcher.providers.advice import Asked
 from batcher.providers.classify import WORDS_MAX, classify, clean_words
+from batcher.providers.failures import StatusFailed, TransportFailed
+from batcher.providers.pyreqwest_exchange import transport_failed
+from batcher.providers.sdk_exchange import exchange_failed
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/chat/completions")
 
@@ -27,15 +30,13 @@ ASKED = Asked(
 )
 
 
-def kind_of(error: Exception) -> CallError:
+def kind_of(error: StatusFailed | TransportFailed) -> CallError:
     return classify(error, now_s=0.0, mask=lambda text: text.replace("sk-secret", "***"), asked=ASKED)
 
 
 def status(code: int, body: object = None, **headers: str) -> CallError:
     content = b"" if body is None else json.dumps(body).encode() if not isinstance(body, str) else body.encode()
-    response = httpx2.Response(code, content=content, request=REQUEST, headers=headers)
-    client = openai.OpenAI(api_key="x", base_url="http://127.0.0.1/v1")
-    return kind_of(client._make_status_error_from_response(response))
+    return kind_of(StatusFailed(code, headers, content))
 
 
 def said(number: int, message: str, **fields: object) -> CallError:
@@ -81,10 +82,7 @@ def test_each_exception_of_the_fast_client_has_its_kind(cause: type[Exception]) 
         made = cause("x", {"causes": None})
     else:
         made = cause("x")
-    error = openai.APIConnectionError(request=REQUEST)
-    error.__cause__ = made
-
-    found = kind_of(error)
+    found = kind_of(transport_failed(made))
 
     assert FAST_KINDS[cause] == found.kind
     assert 1 == found.spend.attempts
@@ -114,7 +112,7 @@ def test_every_api_error_of_openai_has_a_kind(cls: type[openai.APIError]) -> Non
         kinds = {"APITimeoutError": "timeout", "APIResponseValidationError": "bad_response"}
         expected = kinds.get(cls.__name__, "connection")
 
-    assert expected == kind_of(made).kind
+    assert expected == kind_of(exchange_failed(made)).kind
 
 
 @pytest.mark.parametrize(
@@ -125,7 +123,7 @@ def test_every_transport_error_of_the_sdk_has_a_kind(cls: type[Exception]) -> No
         made = cls("x", request=REQUEST, response=httpx2.Response(500))
     else:
         made = cls("x")
-    found = kind_of(made)
+    found = kind_of(exchange_failed(made))
 
     if issubclass(cls, httpx2.TimeoutException):
         assert "timeout" == found.kind

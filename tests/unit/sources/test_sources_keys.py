@@ -7,10 +7,11 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from source_files import jsonl, numbered, opened, parquet, refusal, rows_of
 
-from batcher.sources import keys
+from batcher.sources import key_hashes, keys
 from batcher.sources.keys import KeyCheck
 
 
@@ -84,6 +85,7 @@ def test_keys_become_what_json_can_say(tmp_path: Path, array: pa.Array, expected
 def test_many_keys_are_spilled_and_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The temporary files are gone afterwards."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(keys, "KEPT_ROWS_MAX", 900)
     with KeyCheck(in_memory_max=1000) as check:
         for start in range(0, 50_000, 777):
             check.add(pa.array(range(start, start + 777)))
@@ -99,7 +101,8 @@ def test_many_keys_are_spilled_and_still_found(tmp_path: Path, monkeypatch: pyte
 
 def test_equal_hashes_of_different_keys_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash only suspects; the values decide."""
-    monkeypatch.setattr(keys, "_hashes", lambda array: pl.Series([7] * len(array), dtype=pl.UInt64))
+    monkeypatch.setattr(keys, "KEPT_ROWS_MAX", 10)
+    monkeypatch.setattr(key_hashes, "_hashes", lambda array: pl.Series([7] * len(array), dtype=pl.UInt64))
     (tmp_path / "r.jsonl").write_bytes(jsonl(*numbered(50)))
     assert 50 == opened(tmp_path, "r.jsonl", key="id").check().rows
     (tmp_path / "r.jsonl").write_bytes(jsonl(*numbered(50), *numbered(4)[3:]))
@@ -111,3 +114,43 @@ def test_progress_is_told(tmp_path: Path) -> None:
     told: list[int] = []
     opened(tmp_path, "r.jsonl", key="id").check(tell=told.append)
     assert 3000 == told[-1]
+
+
+KEYS = [
+    pa.array(["ก", "khoá", "钥匙", "🙂", "ก"]),
+    pa.array([1, 2, 3, 4, 1], pa.uint64()),
+    pa.array([True, False, True]),
+    pa.array(["a", "b", "a"], pa.large_string()),
+    pa.array([dt.date(2026, 11, 22), dt.date(2026, 11, 23), dt.date(2026, 11, 22)]).cast(pa.string()),
+]
+
+
+@pytest.mark.parametrize("array", KEYS, ids=lambda array: str(array.type))
+@pytest.mark.parametrize("kept_max", [0, 2, 1000])
+def test_few_and_many_keys_find_the_same(array: pa.Array, kept_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the keys in hand turn into hashes on the way; the number of rows decides only how it is found."""
+    monkeypatch.setattr(keys, "KEPT_ROWS_MAX", kept_max)
+    alone = pc.unique(array)
+    for added, suspect in ((array, True), (alone, False)):
+        with KeyCheck() as check:
+            for index in range(len(added)):
+                check.add(added.slice(index, 1))
+            assert suspect == check.has_suspects()
+            if suspect:
+                first, *_, last = check.is_suspect(array)
+                assert (True, True) == (first, last)
+
+
+def test_large_keys_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few thousand keys of a kilobyte each are more memory than their hashes."""
+    monkeypatch.setattr(keys, "KEPT_BYTES_MAX", 10_000)
+    with KeyCheck() as check:
+        for index in range(20):
+            check.add(pa.array([f"{index}" * 1000]))
+        assert check._kept == []
+        assert not check.has_suspects()
+
+
+def test_no_key_at_all_is_no_duplicate() -> None:
+    with KeyCheck() as check:
+        assert not check.has_suspects()
