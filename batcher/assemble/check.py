@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 
 from batcher.assemble.findings import KINDS_REFUSED
-from batcher.assemble.prepare import Prepared, prepare
+from batcher.assemble.prepare import Prepared, network_of, prepare
 from batcher.assemble.stack import Endpoint, endpoint_of
 from batcher.clock import SystemClock
 from batcher.config.load import LoadedJob, load_job
@@ -101,7 +102,7 @@ async def _try_keys(loaded: LoadedJob, echo: Echo) -> ExitCode:
     if job.sole_provider.local is not None:
         echo("the model is local: it has no key to try")
         return ExitCode.OK
-    endpoint = endpoint_of(job.sole_provider, job)
+    endpoint = endpoint_of(job.sole_provider, job, network_of(loaded, os.environ))
     codes = []
     for number in range(len(endpoint.keys)):
         name = f"key {number + 1} of {len(endpoint.keys)}"
@@ -129,6 +130,7 @@ async def _try_key(loaded: LoadedJob, endpoint: Endpoint, number: int) -> CallEr
         base_url=endpoint.base_url,
         api_key=endpoint.keys[number],
         timeout_s=min(job.timeout_s, LIVE_TIMEOUT_S),
+        network=endpoint.network,
     )
     caller = HttpCaller(
         exchange,
@@ -137,7 +139,7 @@ async def _try_key(loaded: LoadedJob, endpoint: Endpoint, number: int) -> CallEr
         cost_usd=lambda _: None,
         provider=job.sole_provider.name,
         clock=SystemClock(),
-        mask=lambda text: mask(text, loaded.secrets),
+        mask=endpoint.network.masked(lambda text: mask(text, loaded.secrets)),
         contact=Contact(endpoint.base_url, is_first=True),
     )
     try:

@@ -14,7 +14,7 @@ import msgspec
 
 from batcher.assemble.doctor_lines import cost_line, key_lines, verdict_line
 from batcher.assemble.findings import KINDS_REFUSED, Applied, address_of, apply_findings, keys_of
-from batcher.assemble.prepare import local_model
+from batcher.assemble.prepare import local_model, network_of
 from batcher.assemble.stack import Endpoint, endpoint_of, price_of
 from batcher.clock import Clock, SystemClock
 from batcher.config.load import LoadedJob, load_job
@@ -114,12 +114,12 @@ def _diagnose(loaded: LoadedJob, findings: Findings, clock: Clock, tell: Echo) -
     mask = Masker(loaded.secrets).mask
     with contextlib.nullcontext() if local is None else lease.start(local, tell=tell) as held:
         endpoint = (
-            endpoint_of(job.sole_provider, job)
+            endpoint_of(job.sole_provider, job, network_of(loaded, os.environ))
             if held is None
             else Endpoint(base_url=held.base_url, model=held.model, keys=(None,))
         )
         tell(f"probing {endpoint.base_url} with a dozen small calls a key")
-        target = Target(endpoint.base_url, endpoint.model, job.params, job.timeout_s)
+        target = Target(endpoint.base_url, endpoint.model, job.params, job.timeout_s, endpoint.network)
         probed = asyncio.run(probe_provider(target, endpoint.keys, digest=findings.digest, clock=clock, mask=mask))
     price = price_of(job.sole_provider, endpoint, at=datetime.fromtimestamp(clock.now(), UTC))
     entries = tuple(

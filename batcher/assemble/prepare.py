@@ -1,5 +1,6 @@
 """A job's own parts: its rows, its prompts, its check of answers. Everything here happens before anything is sent."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +12,14 @@ from batcher.answers.success import SuccessRule
 from batcher.answers.text import TextChecker
 from batcher.assemble.books import refuse_unpriced
 from batcher.assemble.rule import check_success, check_truths
+from batcher.assemble.stack import refuse_too_many_connections
 from batcher.clock import SystemClock
 from batcher.config.load import LoadedJob
 from batcher.core.contracts import Checker
 from batcher.local import lease
 from batcher.local.models import is_path
 from batcher.prompts.chat import ChatRenderer
+from batcher.providers.network import DIRECT, Network, Tls, network_for
 from batcher.runs.runfile import utc
 from batcher.sources.source import FileSource, InputFacts, InputSpec
 
@@ -34,6 +37,7 @@ class Prepared:
     renderer: ChatRenderer
     checker: Checker
     response_format: Mapping[str, Any] | None
+    network: Network = DIRECT
 
     def checked(self, *, keys: bool = True, tell: Callable[[int], None] | None = None) -> "Prepared":
         """The same, with its rows looked at and the first of them rendered.
@@ -70,8 +74,11 @@ def prepare(loaded: LoadedJob) -> Prepared:
 
     Raises:
         InputError, PromptError: The job and its input do not go together.
+        UsageError: The way to the provider, or the machine, does not allow what the job wants.
     """
     job = loaded.job
+    network = network_of(loaded, os.environ)
+    refuse_too_many_connections(job)
     if (local := local_model(loaded)) is not None:
         lease.check(local)
     source = FileSource.open(
@@ -105,6 +112,7 @@ def prepare(loaded: LoadedJob) -> Prepared:
         renderer=renderer,
         checker=checker,
         response_format=structured_format(labels or ()) if is_structured else None,
+        network=network,
     )
 
 
@@ -112,6 +120,21 @@ def local_model(loaded: LoadedJob) -> str | None:
     """The local model of a job, a path made whole; None where the provider is elsewhere."""
     local = loaded.job.sole_provider.local
     return str(loaded.base / local) if local is not None and is_path(local) else local
+
+
+def network_of(loaded: LoadedJob, environ: Mapping[str, str]) -> Network:
+    """The way to the job's provider; straight to a local model.
+
+    Raises:
+        UsageError: A variable of the environment names a proxy or certificates that cannot be used.
+    """
+    provider = loaded.job.sole_provider
+    if provider.local is not None:
+        return DIRECT
+    given = provider.tls
+    files = () if given is None else (given.ca, given.cert, given.key)
+    tls = Tls(*(None if file is None else loaded.base / file for file in files))
+    return network_for(provider.base_url or "", environ, tls=tls)
 
 
 def success_rule(loaded: LoadedJob) -> SuccessRule:

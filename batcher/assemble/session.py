@@ -193,7 +193,7 @@ class Session:
     def _endpoint(self, lease: leases.Lease | None) -> Endpoint:
         job = self._prepared.loaded.job
         if lease is None:
-            return endpoint_of(job.sole_provider, job)
+            return endpoint_of(job.sole_provider, job, self._prepared.network)
         return Endpoint(base_url=lease.base_url, model=lease.model, keys=(None,), concurrency=lease.slots)
 
     def _engine(self, journal: Journal, stack: Stack, tools: Tools, endpoint: Endpoint, purse: Purse) -> Engine:

@@ -14,6 +14,7 @@ from batcher.core.contracts import Caller
 from batcher.core.flight import Flight
 from batcher.core.progress import Progress
 from batcher.core.records import Usage
+from batcher.errors import JobError
 from batcher.ledger.budget import Budget
 from batcher.ledger.price_list import find_price
 from batcher.ledger.prices import FREE, AnyPrice, cost_usd, price_from_job
@@ -31,12 +32,14 @@ from batcher.providers.gated import GatedCaller
 from batcher.providers.hedged import Hedge
 from batcher.providers.http import HttpCaller
 from batcher.providers.lessons import KeyLessons
+from batcher.providers.network import DIRECT, Network
 from batcher.providers.pool import Pool
 from batcher.providers.retrying import RetryingCaller, RetryPolicy
 from batcher.providers.room import LimitSet, Room, Wall
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.turnstile import Turnstile
 from batcher.providers.wire import ChatWire
+from batcher.storage.descriptors import connections_max, open_files_max
 
 SPARE_WORKERS = (16, 1024)
 """Rows in hand beyond the calls in flight: half as many, within these bounds. They wait out backoffs."""
@@ -55,6 +58,7 @@ class Endpoint:
     model: str
     keys: tuple[str | None, ...]
     concurrency: int | None = None
+    network: Network = DIRECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +94,10 @@ class Stack:
             await exchange.close()
 
 
-def endpoint_of(provider: Provider, job: Job) -> Endpoint:
-    """Where a provider that the job names by its address is."""
+def endpoint_of(provider: Provider, job: Job, network: Network = DIRECT) -> Endpoint:
+    """Where a provider that the job names by its address is, and the way there."""
     keys: tuple[str | None, ...] = tuple(key.get_secret_value() for key in provider.api_key) or (None,)
-    return Endpoint(base_url=provider.base_url or "", model=job.effective_model, keys=keys)
+    return Endpoint(base_url=provider.base_url or "", model=job.effective_model, keys=keys, network=network)
 
 
 def price_of(provider: Provider, endpoint: Endpoint, *, at: datetime) -> AnyPrice | None:
@@ -109,9 +113,26 @@ def concurrency_of(job: Job, endpoint: Endpoint) -> int:
     """The most calls that may ever be in flight, over all keys."""
     per_key = _fixed_concurrency(job)
     if per_key is None:
-        return min(endpoint.concurrency or LIMIT_MAX, LIMIT_MAX)
+        return _auto_max(endpoint)
     in_all = job.limits.concurrency
     return min(in_all if isinstance(in_all, int) else per_key * len(endpoint.keys), per_key * len(endpoint.keys))
+
+
+def refuse_too_many_connections(job: Job) -> None:
+    """Refuse a concurrency that has more connections than this machine lets the process open.
+
+    Raises:
+        JobError: Says how many it lets it open.
+    """
+    most, files = connections_max(), open_files_max()
+    keys = tuple(None for _ in job.sole_provider.api_key) or (None,)
+    wanted = concurrency_of(job, Endpoint("", "", keys))
+    if most is not None and files is not None and wanted > most:
+        raise JobError(
+            f"{wanted:,} calls in flight need as many connections, and this machine lets a process open {files:,} "
+            f"files: enough for {most:,}; lower limits.concurrency to {most} or less, or raise the limit "
+            "(`ulimit -n`, and its hard limit `ulimit -Hn`)"
+        )
 
 
 def build_stack(
@@ -151,10 +172,13 @@ def build_stack(
         hedge=_hedge(job, price),
         cost_usd=partial(cost_usd, price=price),
         chance=chance,
+        mask=endpoint.network.masked(tools.mask),
     )
     exchanges, members, permits = [], [], []
     for number, key in enumerate(endpoint.keys, start=1):
-        exchange = make_exchange(job.client, base_url=endpoint.base_url, api_key=key, timeout_s=job.timeout_s)
+        exchange = make_exchange(
+            job.client, base_url=endpoint.base_url, api_key=key, timeout_s=job.timeout_s, network=endpoint.network
+        )
         exchanges.append(exchange)
         name = _key_name(job.sole_provider.name, number, len(endpoint.keys))
         concurrency = _concurrency(job, endpoint)
@@ -191,6 +215,7 @@ class _Common:
     hedge: Hedge | None
     cost_usd: Callable[[Usage | None], Decimal | None]
     chance: random.Random
+    mask: Callable[[str], str]
 
 
 def _gate(
@@ -233,7 +258,7 @@ def _gate(
         cost_usd=common.cost_usd,
         provider=provider.name,
         clock=tools.clock,
-        mask=tools.mask,
+        mask=common.mask,
         secrets=[key] if key is not None and len(key) >= SECRET_LENGTH_MIN else (),
         contact=common.contact,
         on_headers=lessons.heard,
@@ -290,7 +315,14 @@ def _fixed_concurrency(job: Job) -> int | None:
 def _concurrency(job: Job, endpoint: Endpoint) -> int | AdaptiveConcurrency:
     """Of one key: the job's number, or what finds it."""
     fixed = _fixed_concurrency(job)
-    return AdaptiveConcurrency(limit_max=endpoint.concurrency or LIMIT_MAX) if fixed is None else fixed
+    return AdaptiveConcurrency(limit_max=_auto_max(endpoint)) if fixed is None else fixed
+
+
+def _auto_max(endpoint: Endpoint) -> int:
+    """How far `auto` may go for a key: as far as the machine has connections for."""
+    most = connections_max()
+    room = LIMIT_MAX if most is None else max(1, most // len(endpoint.keys))
+    return min(endpoint.concurrency or LIMIT_MAX, LIMIT_MAX, room)
 
 
 def _rates(limits: Limits, tools: Tools) -> tuple[RequestRate | None, TokenBucket | None]:

@@ -1,6 +1,6 @@
 """What concerns two fields of a job, or a field and a file: each check is one sentence.
 
-They run after the models, so every value has its type. Nothing is opened here but directories.
+They run after the models, so every value has its type. Nothing is opened here but directories and certificates.
 """
 
 import fnmatch
@@ -68,7 +68,7 @@ def check_job(job: Job, tree: Node, base: Path) -> None:
     _check_carry(job, tree)
     _check_params(job, tree)
     _check_labels(job, tree)
-    _check_provider(job, tree)
+    _check_provider(job, tree, base)
     _check_output(job, tree, base)
 
 
@@ -123,7 +123,7 @@ def _check_labels(job: Job, tree: Node) -> None:
         seen[same] = index
 
 
-def _check_provider(job: Job, tree: Node) -> None:
+def _check_provider(job: Job, tree: Node, base: Path) -> None:
     if job.provider is not None and job.providers is not None:
         refuse(tree, ("providers",), "and provider both say who is asked; keep one of them")
     provider, path = job.sole_provider, _provider_path(job)
@@ -131,6 +131,10 @@ def _check_provider(job: Job, tree: Node) -> None:
         _check_local(provider, tree, path)
     elif provider.model is None and job.model is None:
         raise JobError(f"{tree.spot}: model is missing; name the model to ask, like model: gpt-4.1-nano")
+    if provider.tls is not None:
+        from batcher.config.certificates import check_tls  # noqa: PLC0415  # 10 ms of ssl that few jobs need
+
+        check_tls(provider, tree, path, base)
     seen: set[str] = set()
     for index, key in enumerate(provider.api_key):
         if key.get_secret_value() in seen:
@@ -139,7 +143,7 @@ def _check_provider(job: Job, tree: Node) -> None:
 
 
 def _check_local(provider: Provider, tree: Node, path: FieldPath) -> None:
-    for name in ("base_url", "api_key", "model"):
+    for name in ("base_url", "api_key", "model", "tls"):
         if getattr(provider, name):
             refuse(tree, (*path, name), "stands beside local, which needs none of it; remove one of the two")
 

@@ -157,6 +157,22 @@ class Price(Section):
     output: Dollars = Field(description="Per million output tokens, reasoning included.", examples=[0.40])
 
 
+class Tls(Section):
+    """Certificates in PEM, for a provider behind an authority of its own or that asks who is there."""
+
+    ca: File | None = Field(
+        default=None,
+        description="An authority to trust beside those of the system, or of `SSL_CERT_FILE`.",
+        examples=["certs/house-ca.pem"],
+    )
+    cert: File | None = Field(
+        default=None, description="The certificate to show, with what lies between it and its authority."
+    )
+    key: File | None = Field(
+        default=None, description="The certificate's key, without a passphrase; without it, it is in `cert`."
+    )
+
+
 class Provider(Section):
     """An OpenAI-compatible endpoint with its keys, or a model served on this machine."""
 
@@ -176,6 +192,9 @@ class Provider(Section):
     weight: Positive = Field(default=1.0, description="Its part of the work beside other providers.")
     limits: Limits = Field(default=Limits(), description="Limits of each of its keys.")
     price: Price | None = Field(default=None, description="Its prices; without them, the price list's.")
+    tls: Tls | None = Field(
+        default=None, description="Certificates beside those of the system.", examples=[{"ca": "certs/house-ca.pem"}]
+    )
     local: TrimmedLine | None = Field(
         default=None, description="Instead of an endpoint: a model served on this machine.", examples=["smollm2-135m"]
     )

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from batcher.errors import FailureKind
+from batcher.providers.network_faults import PROXY_LOGIN_HINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def advise(kind: FailureKind, status: int, words: str, *, names: str, param: str
         case "quota":
             return "add credit or quota at the provider"
         case "auth":
+            if status == 407:
+                return PROXY_LOGIN_HINT
             if is_no_model(names, words):
                 return f"check `model`: this key may not use {_model(asked)}"
             if words == PAGE_WORDS:

@@ -17,7 +17,8 @@ from batcher.limits.pause import parse_limit_reset, parse_retry_after, parse_ret
 from batcher.providers.advice import NOTHING_ASKED, PAGE_WORDS, Asked, advise
 from batcher.providers.contact import is_page, without_query
 from batcher.providers.error_body import ErrorBody, read_error_body
-from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed
+from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed, causes_of
+from batcher.providers.network_faults import is_out_of_files, way_fault
 from batcher.providers.wire import error_text
 
 WORDS_MAX = 300
@@ -38,7 +39,7 @@ _CONNECTION_WORDS = (
     ("connection refused", r"connection refused|errno 111\b"),
     (
         "the connection was closed before an answer came",
-        r"closed before|disconnected without|reset by peer|broken pipe",
+        r"closed before|unexpected-eof|disconnected without|reset by peer|broken pipe",
     ),
 )
 
@@ -143,7 +144,7 @@ def _kind_of_status(status: int, words: str, *, names: str) -> FailureKind:
         return "rate_limited"
     if status == 403 and _FLAGGED.search(words):
         return "refused"
-    if status in (401, 403) or (status == 400 and (_WRONG_KEY.search(names) or _WRONG_KEY.search(words))):
+    if status in (401, 403, 407) or (status == 400 and (_WRONG_KEY.search(names) or _WRONG_KEY.search(words))):
         return "auth"
     if status in _RETRYABLE_STATUS or status >= 500:
         return "server"
@@ -164,6 +165,17 @@ def _has_no_quota(names: str, words: str) -> bool:
 
 def _of_transport(error: TransportFailed, mask: Callable[[str], str]) -> CallError:
     """Kinds of failures without a status."""
+    fault = way_fault(_details(error))
+    if fault is not None:
+        said = "" if fault.status is not None else f" ({error.words[-1]})"
+        return CallError(
+            clean_words(fault.words + said, mask),
+            kind=fault.kind,
+            status=fault.status,
+            reached=False,
+            spend=FAILED_UNBILLED,
+            hint=fault.hint,
+        )
     kind: FailureKind = "connection"
     if error.is_timeout:
         kind = "timeout"
@@ -203,6 +215,15 @@ def _provider_words(error: StatusFailed, read: ErrorBody) -> str:
             return PAGE_WORDS
         return error_text(said)
     return _phrase(error.status) if said is None else str(said)
+
+
+def is_ours(error: StatusFailed | TransportFailed) -> bool:
+    """Whether this process ran out of files: that says nothing of the provider."""
+    return isinstance(error, TransportFailed) and is_out_of_files(_details(error))
+
+
+def _details(error: TransportFailed) -> str:
+    return " ".join(f"{type(cause).__name__} {cause} {getattr(cause, 'details', '')}" for cause in causes_of(error))
 
 
 def _phrase(status: int) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from batcher import __version__
+from batcher.providers.network import DIRECT, Network
 
 ClientKind = Literal["fast", "sdk"]
 
@@ -63,15 +64,17 @@ class Exchange(Protocol):
         ...
 
 
-def make_exchange(kind: ClientKind, *, base_url: str, api_key: str | None, timeout_s: float) -> Exchange:
-    """An exchange with one provider by one key (None: the provider wants none)."""
+def make_exchange(
+    kind: ClientKind, *, base_url: str, api_key: str | None, timeout_s: float, network: Network = DIRECT
+) -> Exchange:
+    """An exchange with one provider by one key (None: the provider wants none), on the way that `network` says."""
     if kind == "sdk":
         from batcher.providers.sdk_exchange import SdkExchange  # noqa: PLC0415  # half a second
 
-        return SdkExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+        return SdkExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
     from batcher.providers.pyreqwest_exchange import PyreqwestExchange  # noqa: PLC0415  # not where the SDK is asked for
 
-    return PyreqwestExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+    return PyreqwestExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
 
 
 def chat_headers(api_key: str | None) -> dict[str, str]:

@@ -6,9 +6,9 @@ from decimal import Decimal
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.core.records import Reply, Request, Spend, Usage
-from batcher.errors import RefusedError
+from batcher.errors import RefusedError, StoppedError
 from batcher.providers.advice import Asked
-from batcher.providers.classify import FAILED_UNBILLED, classify, clean_words
+from batcher.providers.classify import FAILED_UNBILLED, classify, clean_words, is_ours
 from batcher.providers.contact import Contact, is_page
 from batcher.providers.exchange import Exchange
 from batcher.providers.failures import StatusFailed, TransportFailed, received_body, received_headers
@@ -21,6 +21,8 @@ _TEXTLESS_REASONS = frozenset({"length", "content_filter"})
 # A mask reads a text letter by letter; in longer ones the known secrets alone are looked for.
 _MASKED_LENGTH_MAX = 2**18
 _MASK = "***"
+OUT_OF_FILES = "this machine lets the process open no more files and connections (`ulimit -n`)"
+OUT_OF_FILES_HINT = "raise the limit or lower limits.concurrency, then run the same command again"
 _ONE_TOKEN_EACH = Usage(input=1, output=1)
 
 
@@ -71,6 +73,7 @@ class HttpCaller:
         Raises:
             CallError: With the tokens and the cost of the call where the failed answer told them.
             RefusedError: What answers is a web page and no API; see `Contact`.
+            StoppedError: This machine lets the process open no more connections.
         """
         shape = self._structured.shape()
         started_s = self._clock.monotonic()
@@ -123,6 +126,8 @@ class HttpCaller:
 
     def _failure(self, error: StatusFailed | TransportFailed, shape: Shape) -> Exception:
         """What to raise for what the exchange raised."""
+        if is_ours(error):
+            return StoppedError(OUT_OF_FILES, hint=OUT_OF_FILES_HINT)
         headers, body = received_headers(error), received_body(error)
         if self._on_headers is not None and headers is not None:
             self._on_headers(headers)

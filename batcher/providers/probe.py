@@ -20,6 +20,7 @@ from batcher.core.contracts import CallError
 from batcher.observe.text import clean
 from batcher.providers.advice import Asked
 from batcher.providers.classify import clean_words
+from batcher.providers.network import DIRECT, Network
 from batcher.providers.probe_ability import (
     LIMIT_TOKENS,
     LONG_QUESTION,
@@ -55,6 +56,7 @@ class Target:
     model: str
     params: Mapping[str, Any]
     timeout_s: float = CALL_TIMEOUT_S
+    network: Network = DIRECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ async def probe_provider(
             clock=clock,
             mask=mask,
             asked=Asked(target.model, tuple(target.params)),
+            network=target.network,
         )
         for key in keys
     ]

@@ -22,6 +22,7 @@ from batcher.providers.classify import classify, clean_words
 from batcher.providers.contact import without_query
 from batcher.providers.exchange import USER_AGENT
 from batcher.providers.failures import StatusFailed, TransportFailed
+from batcher.providers.network import DIRECT, Network
 from batcher.providers.sdk_exchange import ConfiguredClient, exchange_failed
 from batcher.providers.wire import Completion, decode_completion
 
@@ -100,6 +101,7 @@ class ProbeClient:
         clock: Tells the time and waits out a 429.
         mask: Removes secrets from the provider's words.
         asked: What the job asks for, so that a hint can name it.
+        network: The way to the address.
     """
 
     def __init__(
@@ -113,12 +115,13 @@ class ProbeClient:
         clock: Clock,
         mask: Callable[[str], str],
         asked: Asked = NOTHING_ASKED,
+        network: Network = DIRECT,
     ) -> None:
-        self._client = ConfiguredClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+        self._client = ConfiguredClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
         authorization: str | openai.Omit = openai.Omit() if api_key is None else f"Bearer {api_key}"
         self._headers: dict[str, str | openai.Omit] = {"authorization": authorization, "user-agent": USER_AGENT}
         self._room, self._tally, self._timeout_s = room, tally, timeout_s
-        self._clock, self._mask, self._asked = clock, mask, asked
+        self._clock, self._mask, self._asked = clock, network.masked(mask), asked
 
     async def chat(self, body: Mapping[str, Any]) -> Heard:
         """One chat completion."""

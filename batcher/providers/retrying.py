@@ -7,19 +7,16 @@ costs no try (the gate pauses the key), nor does what fails while the provider i
 
 import random
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
+from tenacity import RetryCallState, stop_after_attempt, wait_exponential
 
 from batcher.clock import Clock
 from batcher.core.contracts import Caller, CallError
 from batcher.core.progress import Progress
 from batcher.core.records import NOTHING_SPENT, Reply, Request, Spend
 from batcher.errors import FailureKind
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
 
 RETRYABLE: frozenset[FailureKind] = frozenset({"rate_limited", "server", "connection", "timeout", "bad_response"})
 
@@ -48,7 +45,9 @@ class RetryingCaller:
         self._clock = clock
         self._chance = chance
         self._progress = progress
-        self._policy = policy
+        self._stop = stop_after_attempt(policy.tries_max)
+        self._wait_max_s = policy.wait_max_s
+        self._wait = wait_exponential(multiplier=policy.wait_min_s, max=policy.wait_max_s)
 
     async def call(self, request: Request) -> Reply:
         """See `Caller`. The reply's spend, and an error's, holds every attempt made here."""
@@ -64,35 +63,21 @@ class RetryingCaller:
                     continue
                 tries += error.costs_try
                 state = _state(max(1, tries))
-                if error.kind not in RETRYABLE or (error.costs_try and self._patience.stop(state)):
+                if error.kind not in RETRYABLE or (error.costs_try and self._stop(state)):
                     error.spend = spend
                     raise
                 if error.kind != "rate_limited":
-                    await self._back_off(self._patience.wait(state), error)
+                    await self._back_off(self._wait(state), error)
                 continue
             return with_spend(reply, spend)
-
-    @cached_property
-    def _patience(self) -> "_Patience":
-        return _Patience(self._policy)
 
     async def _back_off(self, wait_s: float, error: CallError) -> None:
         jittered_s = wait_s * (1.0 - self._chance.random() / 2.0)
         self._progress.wait_begin("backoff", self._clock.monotonic())
         try:
-            await self._clock.sleep(max(jittered_s, min(error.retry_after_s or 0.0, self._policy.wait_max_s)))
+            await self._clock.sleep(max(jittered_s, min(error.retry_after_s or 0.0, self._wait_max_s)))
         finally:
             self._progress.wait_end("backoff")
-
-
-class _Patience:
-    """tenacity's judgement, loaded at the first failure: 10 ms that a run without one does not need."""
-
-    def __init__(self, policy: RetryPolicy) -> None:
-        from tenacity import stop_after_attempt, wait_exponential  # noqa: PLC0415  # see above
-
-        self.stop = stop_after_attempt(policy.tries_max)
-        self.wait = wait_exponential(multiplier=policy.wait_min_s, max=policy.wait_max_s)
 
 
 def with_spend(reply: Reply, earlier: Spend) -> Reply:
@@ -100,9 +85,7 @@ def with_spend(reply: Reply, earlier: Spend) -> Reply:
     return reply if earlier is NOTHING_SPENT else msgspec.structs.replace(reply, spend=earlier + reply.spend)
 
 
-def _state(attempt_number: int) -> "RetryCallState":
-    from tenacity import RetryCallState  # noqa: PLC0415  # see `_Patience`
-
+def _state(attempt_number: int) -> RetryCallState:
     # tenacity's objects read only the attempt's number; the rest belongs to its decorator.
     state = RetryCallState(cast(Any, None), None, (), {})
     state.attempt_number = attempt_number

@@ -21,6 +21,8 @@ from batcher.providers.exchange import (
     chat_headers,
 )
 from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed, causes_of
+from batcher.providers.network import DIRECT, Network
+from batcher.providers.network_tls import sdk_options
 
 _NO_KEY = "none"
 # Decompressing this much takes a few milliseconds; then others have their turn.
@@ -51,7 +53,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
 class ConfiguredClient(openai.AsyncOpenAI):
     """The `openai` client of one provider and key; retries are off, because `RetryingCaller` owns them."""
 
-    def __init__(self, *, base_url: str, api_key: str | None, timeout_s: float) -> None:
+    def __init__(self, *, base_url: str, api_key: str | None, timeout_s: float, network: Network = DIRECT) -> None:
         super().__init__(
             base_url=base_url,
             api_key=api_key or _NO_KEY,
@@ -60,6 +62,7 @@ class ConfiguredClient(openai.AsyncOpenAI):
             http_client=_BoundedClient(
                 follow_redirects=False,
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+                **sdk_options(network),
             ),
         )
 
@@ -74,10 +77,11 @@ class SdkExchange:
         base_url: The address up to and with /v1.
         api_key: None where the provider wants none.
         timeout_s: From connecting to the last byte of the answer.
+        network: The way to the address.
     """
 
-    def __init__(self, *, base_url: str, api_key: str | None, timeout_s: float) -> None:
-        self._openai = ConfiguredClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+    def __init__(self, *, base_url: str, api_key: str | None, timeout_s: float, network: Network = DIRECT) -> None:
+        self._openai = ConfiguredClient(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
         self._headers = {**chat_headers(api_key), "user-agent": USER_AGENT}
         self._timeout_s = timeout_s
 
@@ -118,9 +122,10 @@ def exchange_failed(error: openai.APIError | httpx2.HTTPError | TimeoutError) ->
     is_refused = any("ConnectorError" in type(cause).__name__ for cause in causes)
     is_late = isinstance(error, TimeoutError) or _is_any(causes, httpx2.TimeoutException, openai.APITimeoutError)
     is_broken = _is_any(causes, httpx2.DecodingError) or _BROKEN_HEAD.search(said) is not None
+    is_unmade = _is_any(causes, httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
     return TransportFailed(
         _innermost_words(error),
-        is_connecting=_is_any(causes, httpx2.ConnectError, httpx2.ConnectTimeout) or (is_late and is_refused),
+        is_connecting=is_unmade or (is_late and is_refused),
         is_timeout=is_late and not is_refused,
         has_begun=is_broken and not is_late,
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from networks import Pki
 from pages import JOBS, ROOT, Block, blocks
 from ruamel.yaml import YAML
 
@@ -27,6 +28,7 @@ KEYS = {
     "EXAMPLE_API_KEY": "sk-documents-0123456789",
     "KEY_A": "sk-documents-a-0123456789",
     "KEY_B": "sk-documents-b-0123456789",
+    "HOUSE_KEY": "sk-documents-c-0123456789",
 }
 
 REST = {
@@ -108,8 +110,17 @@ def test_jobs_on_pages_load(block: Block, tmp_path: Path) -> None:
 def test_fragments_on_pages_load_in_a_job(block: Block, tmp_path: Path) -> None:
     fields = YAML(typ="safe", pure=True).load(block.text)
     rest = "".join(f"{name}: {json.dumps(value)}\n" for name, value in REST.items() if name not in fields)
+    if "tls" in block.text:
+        write_certificates(tmp_path / "certs")
 
     load_text(rest + block.text, tmp_path)
+
+
+def write_certificates(folder: Path) -> None:
+    """The files that the pages name; they are looked at when a job is loaded."""
+    pki = Pki(folder)
+    for name, made in {"house-ca.pem": pki.ca, "me.pem": pki.client.cert, "me.key": pki.client.key}.items():
+        shutil.copy(made, folder / name)
 
 
 @pytest.mark.parametrize("block", blocks("yaml simulator"), ids=str)
