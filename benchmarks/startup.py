@@ -96,15 +96,15 @@ def child(job: Path) -> None:
         marks.end("import pydantic, ruamel.yaml, the job's model")
         from batcher.assemble import run, session  # noqa: PLC0415
     marks.end("import the rest of batcher, jinja2, asyncio")
-    from batcher.providers import pyreqwest_exchange  # noqa: PLC0415
+    from batcher.providers import plain_exchange  # noqa: PLC0415
 
-    marks.end("import pyreqwest")
+    marks.end("import the HTTP client")
     marks.after(run, "load_job", "read and check the job file")
     marks.after(run, "_checked", "open the input, compile the prompt, check keys and first rows")
     marks.before(session, "run_loop", "take the lock, make the run directory, write job.yaml and run.json")
     marks.before(session, "build_stack", "start the loop, price, open the journal")
     marks.after(session, "build_stack", "build the callers")
-    marks.before(pyreqwest_exchange.PyreqwestExchange, "post", "start the engine, read, render")
+    marks.before(plain_exchange.PlainExchange, "post", "start the engine, read, render")
     with Path(os.devnull).open("w") as nobody, contextlib.redirect_stderr(nobody):
         run.run_job(job, run.RunOptions(runs=Path("runs"), is_fresh=True))
     print(json.dumps(marks.phases_ms))

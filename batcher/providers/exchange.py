@@ -1,9 +1,10 @@
-"""One HTTP exchange, by either of two clients behind one small contract.
+"""One HTTP exchange, by one of three clients behind one small contract.
 
 `fast` (the default) is pyreqwest, built on Rust's reqwest: TLS, HTTP/1.1 keep-alive, proxies from the
-environment and total deadlines at about 54 µs a request. `sdk` goes through the `openai` package's own
-HTTP stack, at 1 to 3 ms a request, for those who need its middleware. Each is in a module of its own that is
-imported where it is asked for: the `openai` package takes half a second and 70 MB.
+environment and total deadlines at about 54 µs a request. For `http://` addresses without a proxy, which is
+how people reach their own fleets, `fast` is a client of our own (`http1`) at half of that. `sdk` goes through
+the `openai` package's own HTTP stack, at 1 to 3 ms a request, for those who need its middleware. Each is in a
+module of its own that is imported where it is asked for: the `openai` package takes half a second and 70 MB.
 
 Redirects are never followed: the key would go along to wherever they point. A body is read piece by piece
 and never beyond its bound, whatever it says of its length and however small it was compressed: past the
@@ -72,7 +73,11 @@ def make_exchange(
         from batcher.providers.sdk_exchange import SdkExchange  # noqa: PLC0415  # half a second
 
         return SdkExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
-    from batcher.providers.pyreqwest_exchange import PyreqwestExchange  # noqa: PLC0415  # not where the SDK is asked for
+    from batcher.providers.plain_exchange import PlainExchange, suits  # noqa: PLC0415  # not where the SDK is asked for
+
+    if suits(base_url, network):
+        return PlainExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+    from batcher.providers.pyreqwest_exchange import PyreqwestExchange  # noqa: PLC0415  # nor for plain addresses
 
     return PyreqwestExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
 

@@ -1,12 +1,15 @@
 """What every caller promises, whatever it wraps; a new wrapper joins by naming itself at the end."""
 
 import asyncio
+import contextlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
+from exchanges import make_exchange
+from raw_server import raw_server, response
 
 from batcher.core.contracts import Caller, CallError
 from batcher.core.flight import Flight
@@ -17,8 +20,8 @@ from batcher.limits.concurrency import Permits
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.tokens import TokenBucket
-from batcher.providers.exchange import Answered
-from batcher.providers.failures import StatusFailed
+from batcher.providers.exchange import Answered, Exchange
+from batcher.providers.failures import StatusFailed, TransportFailed
 from batcher.providers.gated import GatedCaller
 from batcher.providers.http import HttpCaller
 from batcher.providers.pool import Pool
@@ -162,6 +165,89 @@ def http_caller(exchange: Any, response_format: Any = None, mask: Callable[[str]
         clock=ManualClock(),
         mask=mask,
     )
+
+
+class OverTheWire:
+    """Keeps `Exchange`: one of the real ones, asking a server on loopback that follows the script."""
+
+    def __init__(self, kind: str, steps: Sequence[Any]) -> None:
+        self._kind, self._caller = kind, FakeCaller(steps)
+        self._open = contextlib.AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._exchange: Exchange | None = None
+        self._bug: Exception | None = None
+
+    async def post(self, body: bytes) -> Answered:
+        async with self._opening:
+            if self._exchange is None:
+                base_url = await self._open.enter_async_context(raw_server(self._behave))
+                self._exchange = make_exchange(self._kind, base_url=base_url, api_key="sk-x", timeout_s=20)
+                self._open.push_async_callback(self._exchange.close)
+        try:
+            return await self._exchange.post(body)
+        except TransportFailed:
+            # What goes wrong in the server for no reason of the script's is a bug "below", of the exchange's.
+            if self._bug is not None:
+                raise self._bug from None
+            raise
+
+    async def close(self) -> None:
+        await self._open.aclose()
+
+    async def _behave(self, writer: asyncio.StreamWriter, body: bytes) -> None:
+        try:
+            given = await self._caller.call(request())
+        except CallError:
+            writer.write(response(b"{}", status="413 X"))
+        except ZeroDivisionError as bug:
+            self._bug = bug
+            writer.close()
+        else:
+            writer.write(response(b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode()))
+
+
+class WireSuite(CallerSuite):
+    """The promises over a real connection, by the exchange of this `kind`."""
+
+    kind = ""
+
+    def make(self, steps: Sequence[Any]) -> Caller:
+        self.exchanges.append(OverTheWire(self.kind, steps))
+        return http_caller(self.exchanges[-1])
+
+    @pytest.fixture(autouse=True)
+    async def closed(self) -> AsyncIterator[None]:
+        self.exchanges: list[OverTheWire] = []
+        yield
+        for exchange in self.exchanges:
+            await exchange.close()
+
+    async def test_it_is_safe_to_cancel_and_to_call_again(self) -> None:
+        """As the suite's own, but cancelled while the server has the request."""
+        never = asyncio.Event()
+        caller = self.make([never, reply("a"), reply("b")])
+        task = asyncio.ensure_future(caller.call(request()))
+        async with asyncio.timeout(5):
+            while not self.exchanges[-1]._caller.requests:
+                await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+        assert "a" == (await asyncio.wait_for(caller.call(request(1)), 5)).text
+        never.set()
+
+
+class TestOurHttpCaller(WireSuite):
+    kind = "fast"
+
+
+class TestPyreqwestCaller(WireSuite):
+    kind = "pyreqwest"
+
+
+class TestSdkCaller(WireSuite):
+    kind = "sdk"
 
 
 class Bodies:

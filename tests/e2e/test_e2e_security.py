@@ -137,7 +137,9 @@ def test_a_providers_words_reach_the_terminal_and_the_log_without_escapes(
     if (run / "log.jsonl").exists():
         assert not HARMFUL.search((run / "log.jsonl").read_text())
     if status == 200:
-        assert results(run)["answer"].to_list()[1:] == [ESCAPES] * 2
+        # Which row's request reaches the provider first is nobody's promise.
+        answers = results(run)["answer"].to_list()
+        assert [1, 2] == [answers.count(None), answers.count(ESCAPES)]
 
 
 def test_hostile_names_of_files_runs_and_models_reach_the_terminal_without_escapes(tmp_path: Path, cli: Cli) -> None:

@@ -5,12 +5,12 @@ import socket
 from decimal import Decimal
 
 import pytest
+from exchanges import CLIENTS, make_exchange
 from raw_server import raw_server, reset, response
 
 from batcher.clock import SystemClock
 from batcher.core.contracts import CallError
 from batcher.core.records import Reply, Request
-from batcher.providers.exchange import make_exchange
 from batcher.providers.http import HttpCaller
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.wire import ChatWire
@@ -20,8 +20,6 @@ GOOD = (
     b'"message":{"role":"assistant","content":"\xe0\xb8\x94\xe0\xb8\xb5"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":10,"completion_tokens":2,"total_tokens":12,"prompt_tokens_details":{"cached_tokens":4}}}'
 )
-
-CLIENTS = pytest.mark.parametrize("client", ["fast", "sdk"])
 
 
 def error_body(message: str, *, code: str | None = None, type_: str = "invalid_request_error") -> bytes:
@@ -227,7 +225,8 @@ async def test_retry_after_is_read_from_the_headers(client: str, header: str, wa
     assert not error.costs_try
 
 
-async def test_no_key_means_no_authorization_header() -> None:
+@pytest.mark.parametrize("client", ["fast", "pyreqwest"])
+async def test_no_key_means_no_authorization_header(client: str) -> None:
     """A self-hosted server without keys must not be sent an invented one."""
     seen: list[bytes] = []
 
@@ -236,7 +235,7 @@ async def test_no_key_means_no_authorization_header() -> None:
         writer.write(response(GOOD))
 
     async with raw_server(behave) as base_url:
-        exchange = make_exchange("fast", base_url=base_url, api_key=None, timeout_s=5)
+        exchange = make_exchange(client, base_url=base_url, api_key=None, timeout_s=5)
         assert (await exchange.post(b"{}")).body == GOOD
         await exchange.close()
 

@@ -9,17 +9,16 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from exchanges import CLIENTS, make_exchange
 from raw_server import raw_server, reset, response
 
 from batcher.clock import SystemClock
 from batcher.core.contracts import CallError
 from batcher.core.records import Reply, Request, Usage
-from batcher.providers.exchange import BODY_BYTES_MAX, make_exchange
+from batcher.providers.exchange import BODY_BYTES_MAX
 from batcher.providers.http import HttpCaller
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.wire import ChatWire
-
-CLIENTS = pytest.mark.parametrize("client", ["fast", "sdk"])
 
 USAGE = b'"usage":{"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}'
 TEXT = "ดี tốt 好 🙂"
@@ -182,15 +181,16 @@ async def test_an_error_body_that_is_cut_keeps_its_status(client: str) -> None:
     assert "auth" == (await cut.failure()).kind
 
 
-async def test_an_error_body_that_never_ends_keeps_its_status() -> None:
-    """By the fast client; the SDK's own deadline takes the whole exchange for a timeout."""
+@pytest.mark.parametrize("client", ["fast", "pyreqwest"])
+async def test_an_error_body_that_never_ends_keeps_its_status(client: str) -> None:
+    """By the fast clients; the SDK's own deadline takes the whole exchange for a timeout."""
 
     async def hang(writer: asyncio.StreamWriter) -> None:
         writer.write(response(b"{", status="402 X", length=900))
         await writer.drain()
         await asyncio.sleep(1)
 
-    assert "quota" == (await Watched(hang, "fast").failure(timeout_s=0.3)).kind
+    assert "quota" == (await Watched(hang, client).failure(timeout_s=0.3)).kind
 
 
 @CLIENTS
@@ -264,8 +264,11 @@ async def test_an_answer_that_was_cut_after_its_usage_is_in_the_ledger(client: s
     assert not error.is_billing_unknown
 
 
-async def test_the_first_cut_after_a_long_good_time_is_unknown_and_the_second_is_not() -> None:
-    """Keeping what came before a cut costs each call something, so a client that was never cut stops to."""
+@pytest.mark.parametrize(("client", "first_is_unknown"), [("pyreqwest", True), ("fast", False)])
+async def test_the_first_cut_after_a_long_good_time_is_unknown_to_pyreqwest_alone(
+    client: str, first_is_unknown: bool
+) -> None:
+    """Keeping what came before a cut costs it something, so after a long good time it stops to; ours always has it."""
     count = 0
 
     async def behave(writer: asyncio.StreamWriter) -> None:
@@ -276,12 +279,13 @@ async def test_the_first_cut_after_a_long_good_time_is_unknown_and_the_second_is
             await writer.drain()
             writer.close()
 
-    *replies, first, second = await Watched(behave, "fast").call(times=1002)
+    *replies, first, second = await Watched(behave, client).call(times=1002)
 
     assert all(isinstance(reply, Reply) for reply in replies)
     assert isinstance(first, CallError)
     assert isinstance(second, CallError)
-    assert ("bad_response", True, None) == (first.kind, first.is_billing_unknown, first.spend.usage)
+    usage = None if first_is_unknown else USED
+    assert ("bad_response", first_is_unknown, usage) == (first.kind, first.is_billing_unknown, first.spend.usage)
     assert ("bad_response", False, USED) == (second.kind, second.is_billing_unknown, second.spend.usage)
 
 

@@ -4,13 +4,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from exchanges import KINDS, make_exchange
 from raw_server import raw_server, response
 
 from batcher.core.contracts import CallError
 from batcher.core.records import Request
 from batcher.errors import RefusedError
 from batcher.providers.contact import PAGES_MAX, Contact, base_url_advice
-from batcher.providers.exchange import make_exchange
 from batcher.providers.http import HttpCaller
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.wire import ChatWire
@@ -88,7 +88,7 @@ def test_the_advice_names_the_likeliest_mistake(base_url: str, advice: str) -> N
     assert advice == base_url_advice(base_url)
 
 
-@pytest.mark.parametrize("client", ["fast", "sdk"])
+@pytest.mark.parametrize("client", KINDS)
 async def test_the_caller_raises_the_refusal_and_goes_on_after_an_answer(client: str) -> None:
     """Two callers (two keys) share one contact."""
     wires: list[bytes] = [response(PAGE), response(PAGE, status="404 X"), response(PAGE)]
