@@ -24,7 +24,7 @@ Outcomes = Iterator[pa.RecordBatch]
 Latencies = dict[str, dict[str, float]]
 """Milliseconds by provider: `{"main": {"p50": …, "p95": …, "p99": …}}`."""
 
-BATCH_ROWS = 16_384
+BATCH_ROWS = 8_192
 """Rows of results in memory at once: enough to be fast, few enough to be small beside the rest."""
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -129,7 +129,7 @@ def write_all_results(
 def first_error(directory: RunDirectory) -> str:
     """What the results say of the first row that failed. Blocking; reads no further than that row."""
     with pq.ParquetFile(directory.results) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=["error"]):
+        for batch in file.iter_batches(BATCH_ROWS, columns=["error"], use_threads=False):
             errors = batch.column("error").drop_null()
             if len(errors):
                 return str(errors[0])

@@ -140,7 +140,7 @@ def _judge_sameness(
 
 def _ok_answers(directory: RunDirectory) -> Iterator[pa.Array]:
     with pq.ParquetFile(directory.results) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=["status", "answer"]):
+        for batch in file.iter_batches(BATCH_ROWS, columns=["status", "answer"], use_threads=False):
             ok = batch.filter(pc.equal(batch.column("status"), "ok"))
             yield pc.fill_null(ok.column("answer"), "")
 

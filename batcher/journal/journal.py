@@ -232,7 +232,7 @@ class Journal:
         runs = [Run(segment.row_min, segment.row_max, segment.batches) for segment in self._segments]
         for log in self._unsealed:
             runs.extend(self._store.runs(log))
-        return merged_batches(runs, rows, batch_rows_max=batch_rows_max)
+        return merged_batches(runs, rows, batch_rows_max=batch_rows_max, scratch=self._store.directory)
 
     def _flush(self) -> None:
         """Write what this turn of the loop has brought, and let those who wait for it go on."""

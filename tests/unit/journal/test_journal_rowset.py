@@ -78,3 +78,13 @@ def test_a_hundred_million_rows_take_an_eighth_of_a_byte_each() -> None:
 
     assert 100_000_000 == tried.first_missing()
     assert 12_500_000 == len(tried._bits)
+
+
+@given(st.sets(rows), st.sets(rows))
+def test_rows_that_lie_apart_are_taken_in_together(there, new) -> None:
+    """A segment in no order is taken in as it would be row by row."""
+    tried = row_set(there)
+
+    assert bool(there & new) == tried.has_any(sorted(new))
+    tried.add_new(sorted(new - there))
+    assert (sorted(there | new), len(there | new)) == (list(tried), len(tried))

@@ -15,7 +15,7 @@ import zstandard
 
 from batcher.errors import InputError, JobError, JournalError, StorageError
 from batcher.runs.columns import result_schema
-from batcher.runs.results import write_results
+from batcher.runs.results import _aligned, write_results
 from batcher.runs.tables import readable, table_format
 from batcher.storage.durable import LocalDisk
 
@@ -428,3 +428,36 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         return highest
 
     assert peak(100) < 2.5 * peak(20) + 32 * 1024 * 1024
+
+
+def test_row_groups_are_full_however_the_batches_are_cut(tmp_path: Path) -> None:
+    """Groups of a few hundred rows between full ones make a file that reads slowly."""
+    target = written(tmp_path / "results.parquet", outcomes(16_000, 16_000, 1_000, 3))
+    with pq.ParquetFile(target) as file:
+        groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+    assert [16_384, 16_384, 235] == groups
+
+
+def test_only_columns_that_repeat_have_a_dictionary(tmp_path: Path) -> None:
+    """A dictionary of nearly all values takes more time and room than the values."""
+    carried = beside([f"ข้อความ {row}" for row in range(1_000)], 600, 400)
+    target = written(tmp_path / "results.parquet", outcomes(1_000), schema=with_text(), carried=carried)
+    with pq.ParquetFile(target) as file:
+        group = file.metadata.row_group(0)
+        columns = [group.column(index) for index in range(group.num_columns)]
+    has_dictionary = {column.path_in_schema: column.has_dictionary_page for column in columns}
+    assert (True, True) == (has_dictionary["status"], has_dictionary["provider"])
+    assert (False, False, False) == (has_dictionary["row"], has_dictionary["answer"], has_dictionary["text"])
+
+
+def with_text() -> pa.Schema:
+    return result_schema(carried=[pa.field("text", pa.string())])
+
+
+def test_large_carried_texts_go_through_in_pieces() -> None:
+    """A batch of thousands of outcomes beside texts of a megabyte each must not wait for all of the texts."""
+    texts = (pa.RecordBatch.from_arrays([pa.array([f"{row}" + "行" * 350_000])], names=["text"]) for row in range(40))
+    pieces = _aligned(outcomes(40), texts)
+    sizes = [(left.num_rows, right.num_rows) for left, right in pieces if right is not None]
+    assert 40 == sum(rows for rows, _ in sizes)
+    assert all(outcome_rows == text_rows <= 5 for outcome_rows, text_rows in sizes)

@@ -5,7 +5,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -102,11 +101,23 @@ def test_many_keys_are_spilled_and_still_found(tmp_path: Path, monkeypatch: pyte
 def test_equal_hashes_of_different_keys_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash only suspects; the values decide."""
     monkeypatch.setattr(keys, "KEPT_ROWS_MAX", 10)
-    monkeypatch.setattr(key_hashes, "_hashes", lambda array: pl.Series([7] * len(array), dtype=pl.UInt64))
+    monkeypatch.setattr(key_hashes, "_hashes", lambda array: pa.array([7] * len(array), pa.int64()))
     (tmp_path / "r.jsonl").write_bytes(jsonl(*numbered(50)))
     assert 50 == opened(tmp_path, "r.jsonl", key="id").check().rows
     (tmp_path / "r.jsonl").write_bytes(jsonl(*numbered(50), *numbered(4)[3:]))
     assert "r.jsonl:51: key 3 in column 'id' is taken by r.jsonl:4" in refusal(tmp_path, "r.jsonl", key="id")
+
+
+@pytest.mark.parametrize("step", [1, 64, 2**20])
+def test_spilled_keys_are_spread_over_the_files_whatever_numbers_they_are(tmp_path: Path, step: int) -> None:
+    """Or one file would hold them all, and so would the memory that looks through it."""
+    with key_hashes.HashCheck(in_memory_max=10_000) as check:
+        for start in range(0, 100_000, 5_000):
+            check.add(pa.array(range(start * step, (start + 5_000) * step, step), pa.int64()))
+        assert not check.has_suspects()
+        sizes = [len(part) for part in check._parts()]
+    assert 100_000 == sum(sizes)
+    assert max(sizes) < 5_000
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
