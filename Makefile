@@ -52,7 +52,7 @@ lint: $(VENV)/.made/dev ## format, ruff, strict types, import layers, file and f
 check: lint test ## lint and test
 
 .PHONY: bench
-bench: $(VENV)/.made/dev ## speed and memory against the rawest client and the SDK loop, in one run
+bench: $(VENV)/.made/dev ## speed and memory against the rawest client, the SDK loop and others, in one run: 15 minutes
 	$(BIN)/python benchmarks/run.py
 
 .PHONY: docs

@@ -1,58 +1,36 @@
-"""Who is measured, on what, and one measurement of one of them."""
+"""Who is measured, and one measurement of one of them, believed only as far as the server saw it too."""
 
+import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+from job import Features, job_file
 from processes import HERE, BenchmarkError, Cores, Server, Used, run_measured
-
-_TEXTS = (
-    "I was charged twice for the same order last week, and the app still shows the old balance.",
-    "แอปค้างทุกครั้งที่เปิดหน้าชำระเงิน ลองลงใหม่แล้วก็ยังเหมือนเดิม",
-    "Tôi không đăng nhập được sau khi đổi số điện thoại, mong được hỗ trợ sớm.",
-    "上个月的发票金额不对，请帮我核对一下并重新开具。",
+from workloads import (
+    AIOHTTP,
+    BATCHER,
+    BATCHER_SDK,
+    PYREQWEST,
+    RAWEST,
+    SDK,
+    TUTORIAL,
+    Workload,
 )
-
-_JOB = """\
-name: bench
-input: {{path: rows-{rows}.jsonl, key: ticket_id}}
-prompt:
-  system: You sort support tickets.
-  user: "Which team should handle this ticket?\\n{{{{ text }}}}"
-model: bench-model
-params: {{max_tokens: 16}}
-{answer}provider:
-  name: bench
-  base_url: "http://127.0.0.1:{port}/v1"
-  api_key: "${{BENCH_KEY}}"
-  limits: {{concurrency: {in_flight}}}
-  price: {{input: 0.10, cached_input: 0.025, output: 0.40}}
-limits: {{concurrency: {in_flight}, requests_per_minute: 60_000_000, tokens_per_minute: 60_000_000_000}}
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """One kind of work. `rows_share` is how much of `--rows` it takes, `possible` the rows/s that latency leaves."""
+class Task:
+    """What one process is to do: the workload's rows, asked at `url`, files in `directory`."""
 
-    name: str
-    latency_ms: float
-    in_flight: int
-    answer_bytes: int = 0
-    rows_share: float = 1.0
-
-    @property
-    def possible(self) -> float | None:
-        """Rows a second that nobody can pass; None where only the machine sets an end."""
-        return self.in_flight / self.latency_ms * 1000.0 if self.latency_ms else None
-
-    @property
-    def description(self) -> str:
-        """For people."""
-        answer = f"{self.answer_bytes // 1000} kB answers" if self.answer_bytes else "700-byte answers"
-        return f"{self.latency_ms:g} ms latency, {self.in_flight} in flight, {answer}"
+    workload: Workload
+    rows: int
+    url: str
+    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +38,22 @@ class Contender:
     """A program that can ask all rows. `rows_share` keeps the slow ones short."""
 
     name: str
-    command: Callable[[Workload, int, int], list[str]]
+    command: Callable[[Task], list[str]]
     rows_share: float = 1.0
     is_batcher: bool = False
 
     def rows(self, workload: Workload, rows: int) -> int:
-        """How many rows this one asks where the fast ones ask `rows`.
+        """How many rows this one asks where `--rows` is `rows`.
 
-        Some requests are made before the first of them leaves and are not in the time that is taken; with
-        eight times as many rows as calls in flight, that flatters a slow client by an eighth at most.
+        A slow client makes some requests before the first of them leaves, and they are not in the time that is
+        taken; with four times as many rows as calls in flight, that flatters it by a quarter at most (with 10,000
+        in flight, where only thin clients are measured, twice as many are enough).
         """
-        return max(int(rows * workload.rows_share * self.rows_share), 8 * workload.in_flight)
+        times = 4 if workload.in_flight <= 1000 else 2
+        return max(int(rows * workload.rows_factor * self.rows_share), times * workload.in_flight)
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(msgspec.Struct, frozen=True):
     """One process, from its start to its end."""
 
     rows: int
@@ -85,55 +64,83 @@ class Measurement:
     first_request_s: float
     cpu_s: float
     memory_mb: float
+    client_busy: float
+    """CPU time over the time of the whole process: near 1, its core is what was measured."""
+    in_flight_max: int
+    """Most calls at once that the server saw."""
     server_busy: float
     """Share of its core that the server used meanwhile: near 1, the server is what was measured."""
 
 
-WORKLOADS = (
-    Workload("no latency", latency_ms=0, in_flight=256),
-    Workload("50 ms", latency_ms=50, in_flight=200),
-    Workload("long answers", latency_ms=0, in_flight=64, answer_bytes=100_000, rows_share=0.1),
-)
-
-
-def _client(name: str) -> Callable[[Workload, int, int], list[str]]:
-    def command(workload: Workload, rows: int, port: int) -> list[str]:
-        options = ["--port", str(port), "--rows", str(rows), "--in-flight", str(workload.in_flight)]
+def _client(name: str) -> Callable[[Task], list[str]]:
+    def command(task: Task) -> list[str]:
+        workload = task.workload
+        options = ["--url", task.url, "--rows", str(task.rows), "--in-flight", str(workload.in_flight)]
+        options += ["--text-bytes", str(workload.text_bytes)] if workload.text_bytes else []
+        options += ["--without-labels"] if workload.answer_bytes else []
         return [sys.executable, str(HERE / "clients.py"), name, *options]
 
     return command
 
 
-def _batcher(workload: Workload, rows: int, port: int) -> list[str]:
-    return [sys.executable, "-m", "batcher", "run", _job_name(workload, rows, port), "--fresh"]
+def _batcher(client: str) -> Callable[[Task], list[str]]:
+    def command(task: Task) -> list[str]:
+        job = job_file(task.directory, task.workload, task.rows, url=task.url, features=Features(client=client))
+        return [sys.executable, "-m", "batcher", "run", job.name, "--fresh"]
+
+    return command
 
 
-CONTENDERS = (
-    Contender("rawest client", _client("rawest")),
-    Contender("pyreqwest loop", _client("pyreqwest")),
-    Contender("SDK loop", _client("sdk"), rows_share=0.05),
-    Contender("batcher", _batcher, is_batcher=True),
-)
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(RAWEST, _client("rawest")),
+        Contender(PYREQWEST, _client("pyreqwest")),
+        Contender(AIOHTTP, _client("aiohttp"), rows_share=0.2),
+        Contender(SDK, _client("sdk"), rows_share=0.02),
+        Contender(TUTORIAL, _client("tutorial"), rows_share=0.02),
+        Contender(BATCHER, _batcher("fast"), is_batcher=True),
+        Contender(BATCHER_SDK, _batcher("sdk"), rows_share=0.02, is_batcher=True),
+    )
+}
+"""By name, in the order of the tables."""
 
 
 def measure(
-    contender: Contender, workload: Workload, rows: int, *, server: Server, cores: Cores, directory: Path
+    contender: Contender,
+    workload: Workload,
+    rows: int,
+    *,
+    server: Server,
+    cores: Cores,
+    directory: Path,
+    authority: Path | None = None,
 ) -> Measurement:
     """Run one contender once, and believe it only what the server saw too.
 
+    Args:
+        contender: Who.
+        workload: What is asked; it is set up at the server here.
+        rows: How many.
+        server: Everybody's.
+        cores: Where the contender runs.
+        directory: For inputs and runs; runs are removed afterwards.
+        authority: Who issued the server's certificate; told to everybody by `SSL_CERT_FILE`.
+
     Raises:
-        BenchmarkError: Not every row was answered once.
+        BenchmarkError: Not every row was answered once, or more calls were in flight than allowed.
     """
-    server.set_up(latency_ms=workload.latency_ms, answer_bytes=workload.answer_bytes)
-    if contender.is_batcher:
-        _write_input(directory, rows)
-        _write_job(directory, workload, rows, server.port)
-    used = run_measured(contender.command(workload, rows, server.port), core=cores.client, directory=directory)
+    server.set_up(**workload.setup)
+    scheme, port = ("https", server.tls_port) if workload.is_tls else ("http", server.port)
+    task = Task(workload, rows, f"{scheme}://127.0.0.1:{port}/v1", directory)
+    environ = {"SSL_CERT_FILE": str(authority)} if workload.is_tls else {}
+    used = run_measured(contender.command(task), core=cores.client, directory=directory, environ=environ)
     seen = server.seen()
-    if (seen["requests"], seen["answers"], seen["refused"]) != (rows, rows, 0):
+    if (seen["answers"], seen["requests"], seen["refused"]) != (rows, rows + seen["errors"], 0):
         raise BenchmarkError(f"{contender.name}: {rows} rows, but the server saw {seen}")
-    if workload.latency_ms and rows > workload.in_flight > seen["in_flight_max"]:
-        raise BenchmarkError(f"{contender.name}: {seen['in_flight_max']} in flight, not {workload.in_flight}")
+    # Fewer only slow it down: a busy client does not come to have all of them out at once, and the tables say so.
+    if seen["in_flight_max"] > workload.in_flight:
+        raise BenchmarkError(f"{contender.name}: {seen['in_flight_max']} in flight, more than {workload.in_flight}")
     if contender.is_batcher:
         _check_run(used, rows, directory)
     span_s = max(seen["last_answer_s"] - seen["first_request_s"], 1e-6)
@@ -144,33 +151,17 @@ def measure(
         first_request_s=seen["first_request_s"] - used.began_s,
         cpu_s=used.cpu_s,
         memory_mb=used.memory_mb,
+        client_busy=used.cpu_s / used.wall_s,
+        in_flight_max=seen["in_flight_max"],
         server_busy=seen["cpu_s"] / span_s,
     )
 
 
-def _job_name(workload: Workload, rows: int, port: int) -> str:
-    return f"{workload.name.replace(' ', '-')}-{rows}-{port}.yaml"
-
-
-def _write_input(directory: Path, rows: int) -> None:
-    path = directory / f"rows-{rows}.jsonl"
-    if path.exists():
-        return
-    with path.open("w", encoding="utf-8") as file:
-        for row in range(rows):
-            record = {"ticket_id": f"T{row:09d}", "lang": "mixed", "text": f"#{row} {_TEXTS[row % len(_TEXTS)]}"}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _write_job(directory: Path, workload: Workload, rows: int, port: int) -> None:
-    # Labels make batcher send `response_format` and check each answer; a long answer is a text.
-    answer = "" if workload.answer_bytes else "answer: {labels: [billing, technical, other]}\n"
-    job = _JOB.format(rows=rows, port=port, in_flight=workload.in_flight, answer=answer)
-    (directory / _job_name(workload, rows, port)).write_text(job, encoding="utf-8")
-
-
 def _check_run(used: Used, rows: int, directory: Path) -> None:
-    """Whether the run says of itself that each row has its answer."""
-    run = json.loads((directory / used.stdout.splitlines()[-1] / "run.json").read_text(encoding="utf-8"))
+    """Whether the run says of itself that each row has its answer. It is removed: runs of 100 kB answers fill disks."""
+    path = directory / used.stdout.splitlines()[-1]
+    run = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if run["state"] != "finished" or run["counts"].get("ok") != rows:
         raise BenchmarkError(f"batcher: the run is {run['state']} with {run['counts']}, not {rows} rows ok")
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path)

@@ -1,98 +1,108 @@
-"""Measurements as Markdown: medians, and ratios within each round."""
+"""Results as Markdown."""
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+from collections.abc import Sequence
+from datetime import date
 
-from contenders import Measurement, Workload
+from contenders import Measurement
 from processes import Cores
-
-RAWEST, SDK = "rawest client", "SDK loop"
-
-_HEAD = (
-    "program", "rows", "rows/s", "of the rawest", "times the SDK", "rows/s, whole", "CPU µs/row", "CPU µs/row, whole",
-    "first request s", "memory MB", "server busy",
-)  # fmt: skip
+from results import Results, Rounds, middle, ratio, row_cpu_us
+from workloads import RAWEST, SDK, WORKLOADS, Workload
 
 
-def machine_lines(cores: Cores, *, rows: int, runs: int) -> list[str]:
+def machine_lines(cores: Cores, *, rows: int, runs: int, command: str) -> list[str]:
     """What the figures depend on, without naming the machine."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("openai", "pyreqwest", "uvloop"))
-    place = "one core for the client, another for the server" if cores.client is not None else "nothing pinned"
+    names = ("openai", "pyreqwest", "aiohttp", "uvloop", "msgspec", "pyarrow")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     return [
-        f"{os.cpu_count()} cores, {place}; {platform.system()}, {platform.machine()}.",
+        f"{os.cpu_count()} cores, {cores.described}; {platform.system()}, {platform.machine()}.",
         f"{platform.python_implementation()} {platform.python_version()}, {versions}.",
-        f"{rows} rows, {runs} rounds; medians, ratios with their range over the rounds.",
+        f"Load average before it began: {os.getloadavg()[0]:.1f}.",
+        f"{rows:,} rows (`--rows`), {runs} {'round' if runs == 1 else 'rounds'}; medians, ratios with their range.",
+        f"{date.today():%-d %B %Y}, `{command}`.",
     ]
 
 
-def workload_table(
-    workload: Workload, rounds: Mapping[str, Sequence[Measurement]], alone_cpu_s: Mapping[str, float]
-) -> str:
+def workload_tables(results: Results) -> str:
+    """A section for each workload, and one for the memory by rows."""
+    parts = [
+        workload_table(workload, results.rounds[workload.name], results.alone)
+        for workload in WORKLOADS
+        if workload.name in results.rounds
+    ]
+    if results.memory:
+        parts.append(memory_table(results.memory))
+    return "\n\n".join([*parts, *results.skipped])
+
+
+def workload_table(workload: Workload, rounds: Rounds, alone: Rounds) -> str:
     """One workload: a line for each program.
 
     Args:
         workload: What was asked.
-        rounds: By program; the n-th measurement of each belongs to the same round.
-        alone_cpu_s: What each program needs for a single row: the price of starting.
+        rounds: By program.
+        alone: By program, a job of one row.
     """
+    head = ["program", "rows", "rows/s", "of the rawest", *(["times the SDK"] if SDK in rounds else [])]
+    head += ["rows/s, whole", "CPU µs/row", "CPU µs/row, whole", "memory MB", "client busy", "server busy"]
     possible = f"; at most {workload.possible:,.0f} rows/s are possible" if workload.possible else ""
     lines = [f"### {workload.name}", "", f"{workload.description}{possible}.", ""]
-    lines += [_line(_HEAD), _line(["---"] + ["---:"] * (len(_HEAD) - 1))]
-    for name, measurements in rounds.items():
-        lines.append(_line(_cells(name, measurements, rounds, alone_cpu_s[name])))
-    lines += ["", _server_sentence(rounds[RAWEST])]
+    lines += [line(head), line(["---"] + ["---:"] * (len(head) - 1))]
+    lines += [line(_cells(name, rounds, alone[name])) for name in rounds]
+    return "\n".join([*lines, "", *_sentences(workload, rounds)])
+
+
+def memory_table(memory: Rounds) -> str:
+    """Peak memory by rows."""
+    rows = [one.rows for one in next(iter(memory.values()))]
+    lines = ["### memory by rows", "", "Peak resident memory, MB; 1,000 in flight, results included.", ""]
+    lines += [line(["program", *(f"{count:,} rows" for count in rows)]), line(["---"] + ["---:"] * len(rows))]
+    lines += [line([name, *(f"{one.memory_mb:,.0f}" for one in memory[name])]) for name in memory]
     return "\n".join(lines)
 
 
-def _cells(
-    name: str, measurements: Sequence[Measurement], rounds: Mapping[str, Sequence[Measurement]], alone_cpu_s: float
-) -> list[str]:
-    def middle(figure: Callable[[Measurement], float]) -> float:
-        return median(map(figure, measurements))
+def line(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
-    return [
+
+def _cells(name: str, rounds: Rounds, alone: Sequence[Measurement]) -> list[str]:
+    ours = rounds[name]
+    row_us = row_cpu_us(ours, alone)
+    cells = [
         name,
-        f"{measurements[0].rows:,}",
-        f"{middle(lambda one: one.rows_per_s):,.0f}",
-        _ratio(measurements, rounds[RAWEST], "{:.0%}"),
-        _ratio(measurements, rounds[SDK], "{:.1f}"),
-        f"{middle(lambda one: one.rows_per_s_whole):,.0f}",
-        _row_cpu_us(median(one.cpu_s for one in measurements), alone_cpu_s, measurements[0].rows),
-        f"{middle(lambda one: one.cpu_s / one.rows * 1e6):,.0f}",
-        f"{middle(lambda one: one.first_request_s):.2f}",
-        f"{middle(lambda one: one.memory_mb):,.0f}",
-        f"{middle(lambda one: one.server_busy):.0%}",
+        f"{ours[0].rows:,}",
+        f"{middle(ours, lambda one: one.rows_per_s):,.0f}",
+        ratio(ours, rounds[RAWEST], lambda one: one.rows_per_s).written("{:.1%}"),
+    ]
+    if SDK in rounds:
+        cells.append(ratio(ours, rounds[SDK], lambda one: one.rows_per_s).written("{:.1f}"))
+    return [
+        *cells,
+        f"{middle(ours, lambda one: one.rows_per_s_whole):,.0f}",
+        "-" if row_us is None else f"{row_us:,.0f}",
+        f"{middle(ours, lambda one: one.cpu_s / one.rows * 1e6):,.0f}",
+        f"{middle(ours, lambda one: one.memory_mb):,.0f}",
+        f"{middle(ours, lambda one: one.client_busy):.0%}",
+        f"{middle(ours, lambda one: one.server_busy):.0%}",
     ]
 
 
-def _ratio(ours: Sequence[Measurement], theirs: Sequence[Measurement], form: str) -> str:
-    """Of the rates, round by round: `33% (31% to 36%)`."""
-    ratios = [one.rows_per_s / other.rows_per_s for one, other in zip(ours, theirs, strict=True)]
-    if ours is theirs:
-        return form.format(1.0)
-    if len(ratios) == 1:
-        return form.format(ratios[0])
-    return f"{form.format(median(ratios))} ({form.format(min(ratios))} to {form.format(max(ratios))})"
-
-
-def _row_cpu_us(cpu_s: float, alone_cpu_s: float, rows: int) -> str:
-    """CPU of a row beyond the price of starting; a dash where that price is most of it, and the rest is noise."""
-    return "-" if cpu_s < 2 * alone_cpu_s else f"{(cpu_s - alone_cpu_s) / rows * 1e6:,.0f}"
-
-
-def _server_sentence(rawest: Sequence[Measurement]) -> str:
-    rate = median(one.rows_per_s for one in rawest)
-    limit = median(one.rows_per_s / one.server_busy for one in rawest)
-    return (
+def _sentences(workload: Workload, rounds: Rounds) -> list[str]:
+    """Whether the server was the bottleneck, and who had fewer calls out than asked for."""
+    rawest = rounds[RAWEST]
+    rate = middle(rawest, lambda one: one.rows_per_s)
+    limit = middle(rawest, lambda one: one.rows_per_s / one.server_busy)
+    said = (
         f"The server was no bottleneck: by the CPU it used it could answer {limit:,.0f} requests/s, "
         f"and the rawest client asked {rate:,.0f}."
         if limit > 1.25 * rate
-        else f"The server may have been the bottleneck: it could answer {limit:,.0f} requests/s."
+        else f"The server may have been the rawest client's bottleneck: it could answer {limit:,.0f} requests/s."
     )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    out = {name: middle(ours, lambda one: one.in_flight_max) for name, ours in rounds.items()}
+    fewer = [f"{name} {count:,.0f}" for name, count in out.items() if count < workload.in_flight]
+    if not workload.latency_ms or not fewer:
+        return [said]
+    return [said, f"Not all {workload.in_flight:,} calls were ever out at once: {', '.join(fewer)}."]

@@ -1,0 +1,6 @@
+"""The benchmarks are scripts in one folder, which import each other by name."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
