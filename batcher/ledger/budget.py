@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from decimal import ROUND_CEILING, Context, Decimal
 
+import msgspec
+
 from batcher.errors import BudgetError, StoppedError
 from batcher.ledger.pledged import NOTHING_BEFORE, BudgetState, dollars
 
@@ -42,16 +44,13 @@ _UP = Context(prec=28, rounding=ROUND_CEILING)
 _ZERO = Decimal(0)
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """What one call may cost, taken out of the budget. The first of the three ends it; later ones change nothing."""
 
-    __slots__ = ("_budget", "_is_open", "_plain_usd", "worst_usd")
-
-    def __init__(self, budget: "Budget", worst_usd: Decimal, plain_usd: Decimal) -> None:
-        self._budget = budget
-        self._plain_usd = plain_usd
-        self._is_open = True
-        self.worst_usd = worst_usd
+    _budget: "Budget"
+    worst_usd: Decimal
+    _plain_usd: Decimal
+    _is_open: bool = True
 
     def settle(self, cost_usd: Decimal) -> None:
         """The call cost so much; more than was reserved is booked all the same."""

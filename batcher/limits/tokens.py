@@ -18,6 +18,8 @@ import asyncio
 import math
 from collections import deque
 
+import msgspec
+
 from batcher.clock import Clock
 
 SHARE = 0.98
@@ -164,16 +166,13 @@ class TokenMeter:
             self._window_tokens -= slot.tokens
 
 
-class Reservation:
+class Reservation(msgspec.Struct, eq=False):
     """Tokens that one request may use. Settle it once its usage is known; what comes later changes nothing."""
 
-    __slots__ = ("_bucket", "_is_open", "_slot", "estimate")
-
-    def __init__(self, bucket: "TokenBucket", slot: Slot, estimate: int) -> None:
-        self._bucket = bucket
-        self._slot = slot
-        self._is_open = True
-        self.estimate = estimate
+    _bucket: "TokenBucket"
+    _slot: Slot
+    estimate: int
+    _is_open: bool = True
 
     def settle(self, actual: int) -> None:
         """The request used `actual` tokens: give back what was not used, take what was used beyond."""

@@ -14,6 +14,8 @@ bound the connection is dropped, not drained.
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+import msgspec
+
 from batcher import __version__
 from batcher.providers.network import DIRECT, Network
 
@@ -36,15 +38,14 @@ TOO_LARGE = f"the response is larger than {BODY_BYTES_MAX // 2**20} MiB"
 """What is said of one that is."""
 
 
-class Answered:
-    """A 200 response: its body, decompressed, and its headers by name, in any case."""
+class Answered(msgspec.Struct, frozen=True):
+    """A 200 response: its body, decompressed, and its headers by name, in any case.
 
-    __slots__ = ("body", "headers")
+    The headers are as the client keeps them: a copy would cost more than all that is ever read of them.
+    """
 
-    def __init__(self, body: bytes, headers: Mapping[str, str]) -> None:
-        self.body = body
-        # As the client keeps them: a copy would cost more than all that is ever read of them.
-        self.headers = headers
+    body: bytes
+    headers: Mapping[str, str]
 
 
 class Exchange(Protocol):
