@@ -1,10 +1,9 @@
 """One HTTP exchange, by one of three clients behind one small contract.
 
-`fast` (the default) is pyreqwest, built on Rust's reqwest: TLS, HTTP/1.1 keep-alive, proxies from the
-environment and total deadlines at about 54 µs a request. For `http://` addresses without a proxy, which is
-how people reach their own fleets, `fast` is a client of our own (`http1`) at half of that. `sdk` goes through
-the `openai` package's own HTTP stack, at 1 to 3 ms a request, for those who need its middleware. Each is in a
-module of its own that is imported where it is asked for: the `openai` package takes half a second and 70 MB.
+`fast` (the default) is an HTTP/1.1 client of our own where the address is plain `http://` and no proxy stands before
+it, and pyreqwest, built on Rust's reqwest, for TLS, HTTP/2 and proxies. `sdk` goes through the `openai` package's own
+HTTP stack, at 1 to 3 ms a request, for those who need its middleware. Each is in a module of its own that is
+imported where it is asked for: the `openai` package takes half a second and 70 MB.
 
 Redirects are never followed: the key would go along to wherever they point. A body is read piece by piece
 and never beyond its bound, whatever it says of its length and however small it was compressed: past the
