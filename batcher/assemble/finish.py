@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batcher.assemble.prepare import Prepared
 from batcher.journal.journal import Journal
 from batcher.runs.columns import result_schema
 from batcher.runs.directory import RunDirectory
 from batcher.runs.export import export
-from batcher.runs.results import write_results
+from batcher.runs.results import read_results, write_results
 from batcher.runs.tables import table_format
 from batcher.storage.durable import Disk
 
@@ -24,7 +23,7 @@ Outcomes = Iterator[pa.RecordBatch]
 Latencies = dict[str, dict[str, float]]
 """Milliseconds by provider: `{"main": {"p50": …, "p95": …, "p99": …}}`."""
 
-BATCH_ROWS = 8_192
+_BATCH_ROWS = 8_192
 """Rows of results in memory at once: enough to be fast, few enough to be small beside the rest."""
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -111,7 +110,7 @@ def write_all_results(
     )
     latencies = LatencyCounts()
     write_results(
-        counted(latencies.passing(journal.merged(rows, batch_rows_max=BATCH_ROWS))),
+        counted(latencies.passing(journal.merged(rows, batch_rows_max=_BATCH_ROWS))),
         directory.results,
         form=table_format(directory.results),
         schema=schema,
@@ -128,11 +127,10 @@ def write_all_results(
 
 def first_error(directory: RunDirectory) -> str:
     """What the results say of the first row that failed. Blocking; reads no further than that row."""
-    with pq.ParquetFile(directory.results) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=["error"], use_threads=False):
-            errors = batch.column("error").drop_null()
-            if len(errors):
-                return str(errors[0])
+    for batch in read_results(directory.results, ["error"]):
+        errors = batch.column("error").drop_null()
+        if len(errors):
+            return str(errors[0])
     return "it did not say why"
 
 

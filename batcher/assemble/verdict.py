@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batcher.answers.census import Census
 from batcher.answers.drift import judge_drift, label_drift
@@ -18,13 +17,14 @@ from batcher.answers.gold import GoldRule, GoldTally, judge_gold
 from batcher.answers.sameness import SameLimit, most_given, same_sentence
 from batcher.answers.success import RowCounts, SuccessRule, judge_success
 from batcher.assemble.closing import Judged, Said
-from batcher.assemble.finish import BATCH_ROWS, first_error, write_all_results
+from batcher.assemble.finish import first_error, write_all_results
 from batcher.assemble.prepare import Prepared, success_rule
-from batcher.errors import BatcherError, ExitCode, InputError
+from batcher.errors import BatcherError, ExitCode, InputError, JournalError
 from batcher.journal.journal import Journal
 from batcher.observe.human import counted, kinds, share
 from batcher.observe.text import clean
 from batcher.runs.directory import RunDirectory
+from batcher.runs.results import read_results
 from batcher.runs.runfile import RunFile
 from batcher.storage.durable import Disk
 
@@ -139,10 +139,9 @@ def _judge_sameness(
 
 
 def _ok_answers(directory: RunDirectory) -> Iterator[pa.Array]:
-    with pq.ParquetFile(directory.results) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=["status", "answer"], use_threads=False):
-            ok = batch.filter(pc.equal(batch.column("status"), "ok"))
-            yield pc.fill_null(ok.column("answer"), "")
+    for batch in read_results(directory.results, ["status", "answer"]):
+        ok = batch.filter(pc.equal(batch.column("status"), "ok"))
+        yield pc.fill_null(ok.column("answer"), "")
 
 
 # --- drift ---------------------------------------------------------------------------------------
@@ -203,7 +202,7 @@ def _measure(directory: RunDirectory, labels: Mapping[str, int], found: _Finding
     for run, run_file in _good_runs(directory, found):
         try:
             before = _labels_of(run, run_file, like=like, labels=labels)
-        except (pa.ArrowException, OSError, KeyError):
+        except (JournalError, pa.ArrowException, KeyError):
             found.notes.append(f"label_drift: run {run.path.name} is passed over: its results cannot be read")
             continue
         if before is None or before.keys() != labels.keys():
@@ -251,9 +250,8 @@ def _labels_of(
     if asked.get("answer.labels") != asked_now.get("answer.labels") or not run.results.is_file():
         return None
     census = Census(tuple(labels))
-    with pq.ParquetFile(run.results) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=["status", "answer", "label", "error_kind"]):
-            census.add(batch)
+    for batch in read_results(run.results, ["status", "answer", "label", "error_kind"]):
+        census.add(batch)
     return census.labels
 
 
@@ -280,12 +278,9 @@ def _judge_gold(prepared: Prepared, directory: RunDirectory, rule: GoldRule, fou
     names = ["row", "status", "said"]
     if prepared.loaded.job.input.key is not None:
         columns, names = [*columns, "key"], [*names, "key"]
-    with pq.ParquetFile(directory.results) as file:
-        results = (
-            batch.select(columns).rename_columns(names) for batch in file.iter_batches(BATCH_ROWS, columns=columns)
-        )
-        for part, known in _side_by_side(results, truths):
-            tally.add(part, known)
+    results = (batch.select(columns).rename_columns(names) for batch in read_results(directory.results, columns))
+    for part, known in _side_by_side(results, truths):
+        tally.add(part, known)
     found.reasons += judge_gold(tally, rule)
     found.totals["gold"] = {"rows": tally.rows, "right": tally.right}
     if tally.rows:

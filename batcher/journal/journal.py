@@ -14,7 +14,7 @@ One process at a time may have a journal open; the run's lock sees to that.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
@@ -26,7 +26,7 @@ from batcher.core.records import Outcome
 from batcher.errors import JournalError, StorageError
 from batcher.journal.frames import frame
 from batcher.journal.merge import Run, merged_batches
-from batcher.journal.openlog import LogStore, OpenLog
+from batcher.journal.openlog import LogStore, OpenLog, sync_and_close
 from batcher.journal.recovery import Recovered, RecoveryFacts, recover
 from batcher.journal.rowset import RowSet
 from batcher.journal.segment import Segment
@@ -97,7 +97,8 @@ class Journal:
             disk: Where it is written.
             clock: Times the syncs.
             job_fingerprint: Stands in every file; another job's journal is refused.
-            log_bytes_max: A log of this size is sealed. Sealing takes about this much memory.
+            log_bytes_max: A log of this size is sealed, which takes about as much memory as the log has grown to:
+                with twice this much (or 1 MiB more) in the open one, `put` waits for the one that is being sealed.
             sync_every_s: A sync begins so long after a write: half of the promised 100 ms, to end within them.
             unsynced_bytes_max: With more than this not yet synced, `put` waits for the sync.
             reserve_bytes: Room kept ahead, for the answers in flight when the disk gets full.
@@ -252,13 +253,22 @@ class Journal:
             return
         self._unsynced_bytes += len(chunk)
         self._is_dirty.set()
-        if self._unsynced_bytes > self._unsynced_bytes_max:
-            self._has_room.clear()
         if self._log.size_bytes >= self._log_bytes_max:
             self._is_full.set()
+        self._look_for_room()
         for _, _, kept in pending:
             if not kept.done():
                 kept.set_result(None)
+
+    def _look_for_room(self) -> None:
+        """Let `put` wait while the disk is behind: with its syncs, or with sealing, which reads a log whole."""
+        is_behind = self._unsynced_bytes > self._unsynced_bytes_max
+        if self._trouble is None and not self._is_closed:  # else no log is replaced any more
+            is_behind |= self._log.size_bytes >= self._log_bytes_max + max(self._log_bytes_max, _MIB)
+        if is_behind and self._refusal is None:
+            self._has_room.clear()
+        else:
+            self._has_room.set()
 
     def _keep_room(self, append_bytes: int) -> None:
         if self._trouble is not None:
@@ -282,18 +292,17 @@ class Journal:
             retired, self._retired = self._retired, []
             written = retired if self._log in retired else [*retired, self._log]
             try:
-                await self._in_thread(_sync_and_close, written, retired)
+                await self._in_thread(sync_and_close, written, retired)
             except StorageError as error:
                 self._retired = retired
                 self._refuse(error)
                 return
             self._unsealed.extend(retired)
             self._unsynced_bytes -= covered_bytes
-            if self._unsynced_bytes <= self._unsynced_bytes_max:
-                self._has_room.set()
+            self._look_for_room()
 
     async def _rotate_forever(self) -> None:
-        """Replace and seal each log that gets full. One at a time: until then the open log grows beyond its size."""
+        """Replace and seal each log that gets full. One at a time: until then the open log grows to twice its size."""
         try:
             while True:
                 await self._is_full.wait()
@@ -303,6 +312,7 @@ class Journal:
                 fresh = await self._in_thread(self._store.open, self._log.sequence + 1)
                 self._retired.append(self._log)
                 self._log = fresh
+                self._look_for_room()
                 await self._sync()
                 await self._seal_all()
         except (StorageError, JournalError) as error:
@@ -326,21 +336,14 @@ class Journal:
         if self._trouble is None:
             self._trouble = trouble
         self.troubled.set()
+        self._look_for_room()
 
     def _refuse(self, error: BaseException) -> None:
         """Take nothing more."""
         if self._refusal is None:
             self._refusal = error
-        self._has_room.set()
         self._report(error)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._refuse(fault)
-
-
-def _sync_and_close(written: Sequence[OpenLog], retired: Sequence[OpenLog]) -> None:
-    for log in written:
-        log.sync()
-    for log in retired:
-        log.close()

@@ -1,5 +1,6 @@
 """The log that takes the outcomes, the room reserved ahead of its end, and how it becomes a segment."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,18 @@ class OpenLog:
         if not self._is_closed:
             self._is_closed = True
             self._file.close()
+
+
+def sync_and_close(written: Sequence[OpenLog], retired: Sequence[OpenLog]) -> None:
+    """Sync the one, then close the other; `retired` are some of `written`. Blocking.
+
+    Raises:
+        StorageError: The disk refused; those after it were not looked at.
+    """
+    for log in written:
+        log.sync()
+    for log in retired:
+        log.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ Outcomes come from the journal and the input's own columns from the source, in b
 end at different rows; they are laid side by side here, and every row is counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from batcher.errors import InputError, JournalError
 from batcher.runs.columns import result_batch
@@ -55,6 +57,50 @@ def write_results(
             raise JournalError(f"the journal holds {rows:,} rows in order, but the input has {rows_expected:,}")
 
     return write_table(target, form, schema, batches(), disk)
+
+
+def read_results(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a run's `results.parquet` in batches that fit in memory, however long the answers are.
+
+    A batch is an eighth of its row group, which `write_table` kept small: counted in rows alone, thousands of answers
+    of 100 kB would be read at once.
+
+    Args:
+        path: Of the results.
+        columns: Those that are wanted and there; None for all.
+
+    Raises:
+        JournalError: The file is no whole Parquet file.
+    """
+    with readable(path):
+        file = pq.ParquetFile(path)
+    with file:
+        for group in range(file.num_row_groups):
+            batch_rows = max(file.metadata.row_group(group).num_rows // 8, 1)
+            batches = file.iter_batches(batch_rows, row_groups=[group], columns=columns, use_threads=False)
+            while True:
+                # Damage is told apart from a full disk here, where nothing but the reading can fail.
+                with readable(path):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                yield batch
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever fails inside says that the results at `path` are damaged.
+
+    Raises:
+        JournalError: So it is.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise JournalError(
+            f"{path} is no whole Parquet file",
+            hint=f"move it away; `batcher resume {path.parent}` writes it again from the journal",
+        ) from error
 
 
 def _in_order(outcomes: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,15 +1,30 @@
 """Size: the memory of a whole process and the time of its results, over runs that were made without asking anybody."""
 
+import asyncio
+import json
 import os
+import random
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import polars as pl
 import pytest
 from made_runs import KEY_NAME, Form, Made, make_run, text, ticket
+from raw_server import raw_server, response
+
+LAUNCH = Path(__file__).parents[2] / "benchmarks" / "launch.py"
+LONG_JOB = """\
+name: long
+input: {{path: rows.jsonl}}
+prompt: "Translate: {{{{ text }}}}"
+model: long
+provider: {{base_url: "{base_url}", api_key: "${{BENCH_KEY}}"}}
+limits: {{concurrency: 64}}
+"""
+USAGE = {"prompt_tokens": 96, "completion_tokens": 25_000, "total_tokens": 25_096}
 
 
 @dataclass(frozen=True)
@@ -23,24 +38,56 @@ class Used:
 
 def finished(folder: Path, made: Made, form: Form = "jsonl") -> Used:
     folder.mkdir()
-    run = make_run(folder, made, form=form)
-    began_s = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-m", "batcher", "resume", str(run)],
-        env={**os.environ, KEY_NAME: "sk-made-0123456789abcdef"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.stderr is not None
-        assert 0 == process.returncode, process.stderr.read().decode()
+    return measured(folder, "resume", make_run(folder, made, form=form))
+
+
+def measured(folder: Path, *arguments: str | Path) -> Used:
+    """What that command took in a process of its own, and the results of the one run below `folder`."""
+    report = folder / "used.txt"
+    # Started from here, it would seem to need what pytest has; see the launcher.
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", LAUNCH, report, sys.executable, "-m", "batcher", *arguments], cwd=folder,
+        env={**os.environ, KEY_NAME: "sk-made-0123456789abcdef"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == ended.returncode, ended.stderr
+    _, wall_s, _, peak, _ = map(float, report.read_text(encoding="ascii").split())
     scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return Used(usage.ru_maxrss / scale, time.monotonic() - began_s, pl.read_parquet(run / "results.parquet"))
+    (results,) = folder.rglob("results.parquet")
+    return Used(peak / scale, wall_s, pl.read_parquet(results))
 
 
 def assert_all_there(frame: pl.DataFrame, rows: int) -> None:
     assert list(range(rows)) == frame["row"].to_list()
     assert [ticket(row) for row in range(rows)] == frame["key"].to_list()
     assert [text(row) for row in range(rows)] == frame["text"].to_list()
+
+
+async def translate(folder: Path, rows: int, *, answer_bytes: int) -> Used:
+    """A run of free text, 64 in flight, whose answers all begin alike: the results are read once more for that."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(f'{{"text": "{text(row)}"}}\n' for row in range(rows)), encoding="utf-8")
+    numbers = count()
+    filler = random.Random(1).randbytes(answer_bytes // 2).hex()
+
+    async def answer(writer, request) -> None:
+        del request
+        content = f"Here is the translation of the document that you asked for. {next(numbers)} {filler}"
+        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        writer.write(response(json.dumps({"model": "long", "choices": [choice], "usage": USAGE}).encode()))
+
+    async with raw_server(answer) as base_url:
+        (folder / "job.yaml").write_text(LONG_JOB.format(base_url=base_url), encoding="utf-8")
+        return await asyncio.to_thread(measured, folder, "run", folder / "job.yaml")
+
+
+async def test_memory_is_bounded_by_what_is_in_flight_not_by_how_long_the_answers_are(tmp_path) -> None:
+    """3,000 answers of 100 kB are 300 MB; they pass the journal, the results and the verdict in pieces."""
+    few = await translate(tmp_path / "few", 500, answer_bytes=100_000)
+    many = await translate(tmp_path / "many", 3_000, answer_bytes=100_000)
+
+    assert 3_000 == many.results["answer"].n_unique()
+    assert many.memory_mb < 1.25 * few.memory_mb
+    assert many.memory_mb < 230
 
 
 def test_five_times_the_rows_take_no_more_memory(tmp_path) -> None:

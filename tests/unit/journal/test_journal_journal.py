@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from batcher.core.records import Outcome
 from batcher.errors import JournalError, StorageError
 from batcher.journal.journal import Journal
-from batcher.storage.durable import Disk, LocalDisk
+from batcher.storage.durable import Disk, LocalDisk, storage_error
 from batcher.testing.clock import ManualClock
 from batcher.testing.disk import FaultyDisk
 
@@ -173,6 +174,47 @@ async def test_a_full_log_is_sealed_while_puts_go_on(tmp_path) -> None:
 
     assert [f"answer {row}" for row in range(60)] == await answers(tmp_path, 60)
     assert not list((tmp_path / "journal").glob("*.log"))
+
+
+class SlowToSeal(LocalDisk):
+    """No segment is written before `let_go`; after it, each as `ends` says."""
+
+    def __init__(self, ends: OSError | None = None) -> None:
+        self.let_go, self._ends = threading.Event(), ends
+
+    def durable_write(self, target, write) -> None:
+        assert self.let_go.wait(30)
+        if self._ends is not None:
+            raise storage_error(self._ends, target)
+        super().durable_write(target, write)
+
+
+async def fill(journal: Journal, answer: str) -> list[asyncio.Task[None]]:
+    """Put rows until one has to wait; all of them, the last one unfinished."""
+    puts: list[asyncio.Task[None]] = []
+    while not puts or puts[-1].done():
+        puts.append(asyncio.create_task(journal.put(outcome(len(puts), answer=answer))))
+        await asyncio.wait(puts[-1:], timeout=1)
+        assert len(puts) < 40, "the log grows without end while another is sealed"
+    return puts
+
+
+@pytest.mark.parametrize("ends", [None, OSError(errno.EIO, "gone")])
+async def test_answers_faster_than_sealing_make_put_wait(tmp_path, ends) -> None:
+    """Memory stays bounded: a log is sealed as a whole. Where sealing fails, what is in flight is still taken."""
+    disk = SlowToSeal(ends)
+    journal = await opened(tmp_path, disk, log_bytes_max=500_000)
+    puts = await fill(journal, "x" * 200_000)
+    assert max(log.size_bytes for log in (journal._log, *journal._unsealed)) < 2_000_000
+
+    disk.let_go.set()
+
+    await asyncio.wait_for(puts[-1], 5)
+    await until(lambda: journal.trouble is not None or not journal._unsealed)
+    assert (journal.trouble is None) == (ends is None)
+    await asyncio.wait_for(put_all(journal, [outcome(len(puts) + more, answer="x" * 200_000) for more in range(20)]), 5)
+    await journal.close()
+    assert list(range(len(puts) + 20)) == await rows_left(tmp_path)
 
 
 async def test_a_disk_that_fills_up_stops_the_run_before_an_answer_is_lost(tmp_path) -> None:
