@@ -23,7 +23,7 @@ Outcomes = Iterator[pa.RecordBatch]
 Latencies = dict[str, dict[str, float]]
 """Milliseconds by provider: `{"main": {"p50": …, "p95": …, "p99": …}}`."""
 
-_BATCH_ROWS = 8_192
+_BATCH_ROWS = 4_096
 """Rows of results in memory at once: enough to be fast, few enough to be small beside the rest."""
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

@@ -97,15 +97,15 @@ def write_table(
 
 def _write_parquet(file: BinaryIO, form: TableFormat, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
     del form
-    groups = (pa.Table.from_batches(group, schema) for group in _groups(batches))
-    first = next(groups, schema.empty_table())
+    groups = _groups(batches, schema)
+    table = next(groups, schema.empty_table())
     with pq.ParquetWriter(
-        file, schema, compression="zstd", use_dictionary=_repetitive(first), data_page_size=_PAGE_BYTES
+        file, schema, compression="zstd", use_dictionary=_repetitive(table), data_page_size=_PAGE_BYTES
     ) as writer:
-        writer.write_table(first, row_group_size=GROUP_ROWS_MAX)
-        del first
-        for table in groups:
+        while table is not None:
             writer.write_table(table, row_group_size=GROUP_ROWS_MAX)
+            table = None  # before the next one is made: one of them is enough in memory
+            table = next(groups, None)
 
 
 def _repetitive(table: pa.Table) -> list[str]:
@@ -125,7 +125,7 @@ def _repeats(column: pa.ChunkedArray) -> bool:
     return distinct * _REPEATED_MIN <= len(column)
 
 
-def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+def _groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """Batches together as one row group: small groups read slowly, large ones fill the memory."""
     group: list[pa.RecordBatch] = []
     rows = size_bytes = 0
@@ -136,10 +136,12 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
             group.append(batch)
             at, rows, size_bytes = at + batch.num_rows, rows + batch.num_rows, size_bytes + batch.nbytes
             if rows == GROUP_ROWS_MAX or size_bytes >= GROUP_BYTES_MAX:
-                yield group
+                table = pa.Table.from_batches(group, schema)
                 group, rows, size_bytes = [], 0, 0
+                yield table
+                del table
     if group:
-        yield group
+        yield pa.Table.from_batches(group, schema)
 
 
 def _write_jsonl(file: BinaryIO, form: TableFormat, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
