@@ -6,6 +6,7 @@ being free and of its end, and ends it when its time is over.
 
 import asyncio
 import select
+import socket
 from typing import Protocol, cast
 
 from batcher.providers.http1_errors import AnswerTimeout, BrokenHead, ConnectionClosed, Http1Error
@@ -61,10 +62,16 @@ class Connection(asyncio.Protocol):
         """Whether nobody has closed it, as far as the loop knows."""
         return not self._transport.is_closing()
 
+    @property
+    def socket(self) -> socket.socket:
+        """For its options and its number; the loop reads and writes."""
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
+
     def is_quiet(self) -> bool:
         """Whether it still stands by the kernel's word: neither its end nor a byte is waiting."""
         poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        poll.register(self.socket.fileno(), select.POLLIN)
         return not poll.poll(0)
 
     def ask(self, head: bytes, body: bytes, answer: "asyncio.Future[Http1Response]", until_s: float) -> None:

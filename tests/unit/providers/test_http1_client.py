@@ -438,8 +438,8 @@ async def test_connecting_has_a_deadline_and_ends_with_the_client(full: int) -> 
 async def test_a_burst_does_not_overrun_the_server(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many connections are made at once, and a call that finds one free meanwhile makes none."""
     made = []
-    real = socket.socket
-    monkeypatch.setattr(socket, "socket", lambda *options, **more: made.append(1) or real(*options, **more))
+    dial = Http1Client._dial
+    monkeypatch.setattr(Http1Client, "_dial", lambda self, loop: made.append(1) or dial(self, loop))
     one = client(f"http://127.0.0.1:{full}/")
     calls = [asyncio.ensure_future(one.post(b"{}")) for _ in range(1000)]
     await until(lambda: len(made) >= CONNECTS_MAX)
@@ -481,6 +481,32 @@ async def test_a_name_is_looked_up_once_and_again_when_its_machine_is_gone(monke
         assert b"a" == (await one.post(b"a")).body
         assert ["fleet.example"] * 2 == asked
         await one.close()
+
+
+@on_both_loops
+async def test_the_address_that_was_reached_is_tried_first_and_the_others_when_it_is_gone() -> None:
+    """`localhost` mostly has two addresses, and a server on one of them."""
+
+    async def look_up(host, port, **_):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response(writer.get_extra_info("sockname")[0].encode(), headers="connection: close\r\n"))
+
+    first = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = first.sockets[0].getsockname()[1]
+    one = client(f"http://fleet.example:{port}/")
+    one._loop = SimpleLoop(asyncio.get_running_loop(), look_up)
+    assert [b"127.0.0.1"] * 3 == [(await one.post(b"{}")).body for _ in range(3)]
+    assert ["127.0.0.1", "127.0.0.2"] == [address[4][0] for address in one._addresses]
+
+    first.close()
+    await first.wait_closed()
+    second = await asyncio.start_server(answer, "127.0.0.2", port)
+    assert [b"127.0.0.2"] * 3 == [(await one.post(b"{}")).body for _ in range(3)]
+    await one.close()
+    second.close()
 
 
 class SimpleLoop:
