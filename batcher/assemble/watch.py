@@ -118,7 +118,7 @@ def _give_memory_back() -> None:
     with contextlib.suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(0)
-    # glibc raises this bound with each large block that is freed. From then on the 8 MiB of a log that is sealed come
+    # glibc raises this bound with each large block that is freed. From then on the 4 MiB of a log that is sealed come
     # from the heap, which never shrinks again: 3 MB more with each of the first segments.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 # Rows make no cycles while all goes well, but with 10,000 in flight Python's own thresholds (700, 10, 10) looked for
-# them 2,300 times in a run of ten seconds: a quarter of the CPU. With 20,000 it was still 4 %, and once 125 ms at a stretch.
+# them 2,300 times in a run of ten seconds: a quarter of the CPU. With 20,000 it was still 4 %, and 125 ms at a stretch.
 _GC_THRESHOLDS = (100_000, 20, 50)
 
 _WITHOUT = {"pyarrow": "numpy", "pyarrow.compute": "numpy", "structlog": "rich"}

@@ -85,7 +85,7 @@ class Journal:
         disk: Disk,
         clock: Clock,
         job_fingerprint: str,
-        log_bytes_max: int = 8 * _MIB,
+        log_bytes_max: int = 4 * _MIB,
         sync_every_s: float = 0.05,
         unsynced_bytes_max: int = 64 * _MIB,
         reserve_bytes: int = 4 * _MIB,

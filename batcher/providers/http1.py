@@ -33,6 +33,19 @@ _ADDRESSES_S = 30.0
 _EYEBALLS_DELAY_S = 0.25  # RFC 8305, section 5
 # A peer that vanished is known after 30 s, by what it does not acknowledge.
 _KEEPALIVE_S, _KEEPALIVE_EVERY_S, _KEEPALIVE_COUNT = 15, 5, 3
+# Options that a system lacks are left. That requests are sent at once is the event loop's own choice.
+_OPTIONS = tuple(
+    (level, getattr(socket, name), value)
+    for level, name, value in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        # macOS has this under another name.
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", _KEEPALIVE_S),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", _KEEPALIVE_EVERY_S),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", _KEEPALIVE_COUNT),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", (_KEEPALIVE_S + _KEEPALIVE_EVERY_S * _KEEPALIVE_COUNT) * 1000),
+    )
+    if hasattr(socket, name)
+)
 # Larger bodies are decompressed beside the loop.
 _INLINE_BYTES_MAX = 16 * 2**10
 
@@ -235,11 +248,12 @@ class Http1Client:
             self._addresses = (found[0], *(address for address in self._addresses if address != found[0]))
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> Sequence[aiohappyeyeballs.AddrInfoType]:
-        async with self._resolving:
-            if not self._addresses or loop.time() >= self._addresses_until_s:
-                self._addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                self._addresses_until_s = loop.time() + _ADDRESSES_S
-            return self._addresses
+        if not self._addresses or loop.time() >= self._addresses_until_s:
+            async with self._resolving:
+                if not self._addresses or loop.time() >= self._addresses_until_s:  # nobody did it meanwhile
+                    self._addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                    self._addresses_until_s = loop.time() + _ADDRESSES_S
+        return self._addresses
 
     async def _finished(self, response: Http1Response) -> Http1Response:
         """The response decompressed; one that is not whole is an error where its status is none."""
@@ -322,16 +336,5 @@ def _is_direct(address: aiohappyeyeballs.AddrInfoType) -> bool:
 
 
 def _set_options(sock: socket.socket) -> None:
-    """Send at once, and find out when the peer has vanished; options that a system lacks are left."""
-    options = (
-        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-        # macOS has the first of these under another name.
-        (socket.IPPROTO_TCP, "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", _KEEPALIVE_S),
-        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", _KEEPALIVE_EVERY_S),
-        (socket.IPPROTO_TCP, "TCP_KEEPCNT", _KEEPALIVE_COUNT),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", (_KEEPALIVE_S + _KEEPALIVE_EVERY_S * _KEEPALIVE_COUNT) * 1000),
-    )
-    for level, name, value in options:
-        if hasattr(socket, name):
-            sock.setsockopt(level, getattr(socket, name), value)
+    for level, option, value in _OPTIONS:
+        sock.setsockopt(level, option, value)

@@ -509,6 +509,24 @@ async def test_the_address_that_was_reached_is_tried_first_and_the_others_when_i
     second.close()
 
 
+@on_both_loops
+@pytest.mark.parametrize("others", [[], ["127.0.0.2"]])
+async def test_requests_leave_at_once_and_a_peer_that_vanishes_is_noticed(others: list[str]) -> None:
+    """Also where the name has several addresses, whose connections are made in another way."""
+
+    async def look_up(host, port, **_):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in [*others, "127.0.0.1"]]
+
+    async with Server(echo) as server:
+        one = client(f"http://fleet.example:{server.url.split(':')[2]}")
+        one._loop = SimpleLoop(asyncio.get_running_loop(), look_up)
+        await one.post(b"a")
+        (connection,) = one._all
+        for level, option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE)):
+            assert connection.socket.getsockopt(level, option)
+        await one.close()
+
+
 class SimpleLoop:
     """The running loop with a resolver of the test's."""
 
