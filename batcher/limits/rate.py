@@ -13,7 +13,6 @@ packs of 20 ms.
 """
 
 import asyncio
-import contextlib
 
 from aiolimiter import AsyncLimiter
 
@@ -66,12 +65,20 @@ class RequestRate:
         if self._permits == 0:
             if not self._limiter.has_capacity(self._pack):
                 return False
-            # aiolimiter takes by a coroutine only; with room there is nothing that it would wait for.
-            with contextlib.suppress(StopIteration):
-                self._limiter.acquire(self._pack).send(None)
-            self._permits = self._pack
+            self._take_pack()
         self._permits -= 1
         return True
+
+    def _take_pack(self) -> None:
+        """Take by a coroutine, since aiolimiter has no other way; with room there is nothing that it would wait for."""
+        taking = self._limiter.acquire(self._pack)
+        try:
+            taking.send(None)
+        except StopIteration:
+            self._permits = self._pack
+            return
+        taking.close()
+        raise RuntimeError("aiolimiter waits although it says that it has room")
 
     def give_back(self) -> None:
         """A permit just taken was not used after all."""

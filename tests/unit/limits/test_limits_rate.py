@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from aiolimiter import AsyncLimiter
 
 from batcher.limits.rate import RequestRate
 from batcher.testing.clock import SimulatedLoop
@@ -96,6 +97,21 @@ def test_try_acquire_takes_what_can_be_had_now_and_no_more_than_the_burst(per_mi
         assert rate.try_acquire()
 
     run(main())
+
+
+def test_try_acquire_notices_an_aiolimiter_that_waits_although_it_has_room(monkeypatch) -> None:
+    """It takes without a loop's turn in between; a version that needs one must not pass unseen."""
+
+    async def wait(self, amount) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(AsyncLimiter, "acquire", wait)
+
+    async def take() -> None:
+        with pytest.raises(RuntimeError, match="waits although"):
+            RequestRate(600).try_acquire()
+
+    run(take())
 
 
 def test_try_acquire_never_passes_one_who_waits() -> None:
