@@ -26,7 +26,7 @@ class Census:
         self.labels: dict[str, int] | None = None if labels is None else dict.fromkeys(labels, 0)
         self.failed_kinds: Counter[str] = Counter()
         self.invalid_kinds: Counter[str] = Counter()
-        self.heads = SameHeads()
+        self.heads = SameHeads(labels)
 
     def passing(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The same batches of outcomes, counted on their way."""

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -120,12 +121,18 @@ class SameHeads:
     """Whether so many answers begin alike that the whole ones are worth a look.
 
     It never says no where one answer takes more than the share, however its numbers differ in length (by up to 70
-    characters in its first 120).
+    characters in its first 120), unless that answer is a label and nothing else.
+
+    Args:
+        labels: The job's labels; None for free text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
         self._frequent = Frequent()
         self._answers = 0
+        plain = {label.strip().lower() for label in labels or ()}
+        # Numbers are folded in what is compared, so that a label with one may look like something else.
+        self._labels = frozenset(label for label in plain if not any(map(str.isdigit, label)))
 
     def add(self, answers: pa.Array) -> None:
         """Look at a batch of answers without nulls."""
@@ -140,7 +147,20 @@ class SameHeads:
         if self._answers < ROWS_MIN or share >= 1:
             return False
         most = share * self._answers - self._frequent.missed_max
-        return any(count > most and self._frequent.shown[digest] for digest, count in self._frequent.counts.items())
+        frequent = (self._frequent.shown[digest] for digest, count in self._frequent.counts.items() if count > most)
+        return any(head and not self._is_label(head) for head in frequent)
+
+    def _is_label(self, head: str) -> bool:
+        """Whether a head is a whole answer that names a label: bare, or as `{"label": …}`."""
+        if not self._labels or len(head) >= _FOLDED_HEAD_CHARS:
+            return False
+        if head.strip() in self._labels:
+            return True
+        try:
+            named = msgspec.json.decode(head, type=dict[str, str])
+        except msgspec.MsgspecError:
+            return False
+        return named.keys() == {"label"} and named["label"].strip() in self._labels
 
 
 class SameAnswers:

@@ -19,7 +19,7 @@ def batches(answers: list[str], rows: int = 1_000) -> list[pa.Array]:
 
 def given(answers: list[str], limit: SameLimit = SameLimit(), labels: list[str] | None = None) -> Given:  # noqa: B008
     """As a run is judged: the heads first, the whole answers only where those are alike."""
-    heads = SameHeads()
+    heads = SameHeads(labels)
     for batch in batches(answers):
         heads.add(batch)
     return most_given(batches(answers), limit, labels) if heads.may_be_above(limit.least) else Given()
@@ -281,3 +281,25 @@ def test_an_error_to_every_fifth_row_is_enough(error: str) -> None:
 def test_an_error_in_which_a_label_stands_is_no_label(answer: str, labels: list[str], count: int) -> None:
     """`long` is a label, and in "Prompt is too long" there is nothing else; every row would be ok."""
     assert count == len(verdict([answer] * 300, labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_read"),
+    [
+        ("long", False),
+        ("  Long\n", False),
+        ('{"label": "ร้องเรียน"}', False),
+        ('{"label":"长"}', False),
+        ("Prompt is too long", True),
+        ('{"error": "long"}', True),
+        ('{"label": "long", "error": "prompt is too long"}', True),
+        ("team 1", True),
+        ("team 17: prompt is too long", True),
+        ("long. " * 30 + "error: prompt is too long", True),
+    ],
+)
+def test_answers_that_are_labels_need_no_second_reading(answer: str, is_read: bool) -> None:
+    """A job that sorts gives few answers to millions of rows; only what is more than a label may be an error."""
+    heads = SameHeads(["long", "short", "ร้องเรียน", "长", "team 1"])
+    heads.add(pa.array([answer] * 100))
+    assert is_read == heads.may_be_above(Decimal("0.1"))
