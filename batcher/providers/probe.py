@@ -175,6 +175,8 @@ class _KeyProbe:
         findings = {}
         for name in ("max_completion_tokens", "max_tokens"):
             heard = await self._ask({**question(LONG_QUESTION), name: LIMIT_TOKENS})
+            if judge_limit(heard).state == "accepted":  # too short to tell; a small model is not so short each time
+                heard = await self._ask({**question(LONG_QUESTION), name: LIMIT_TOKENS})
             findings[name] = self.known[name] = judge_limit(heard)
             if self.first is None and _is_the_end(heard):
                 await self._fail(heard)

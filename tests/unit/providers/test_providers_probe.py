@@ -293,6 +293,22 @@ async def test_a_plain_server_is_known_in_a_dozen_calls() -> None:
     assert all(body.get("max_completion_tokens", body.get("max_tokens", 999)) <= 200 for body in bodies)
 
 
+async def test_an_answer_too_short_to_tell_is_asked_for_once_more() -> None:
+    """Answers are drawn by chance: a small model stops early now and then, and its limit would stay unknown."""
+    shorts = iter(["one two"])
+
+    def answer(asked: Asked) -> Said:
+        if asked.path != "/v1/chat/completions":
+            return Said(404, b"not found")
+        usage = {"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": 26}
+        return completion(text) if (text := next(shorts, None)) else completion("one " * 16, usage=usage)
+
+    with Loopback(answer) as server:
+        (entry,) = await probe(server)
+
+    assert ("yes", "yes") == (entry.max_completion_tokens.state, entry.max_tokens.state)
+
+
 async def test_a_list_of_models_without_its_object_is_read() -> None:
     with Loopback(lambda a: Said(body=[{"id": "gpt-4.1-nano"}]) if a.body is None else completion("x")) as server:
         (entry,) = await probe(server)
