@@ -15,10 +15,11 @@ from batcher.errors import StoppedError
 class Flight:
     """The tasks that must not be cancelled lightly. One per run, used on the event loop only."""
 
-    __slots__ = ("_tasks", "is_closed")
+    __slots__ = ("_loop", "_tasks", "is_closed")
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[object] | None, Callable[[], None] | None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -39,14 +40,16 @@ class Flight:
         """
         if self.is_closed:
             raise StoppedError("the run is stopping")
-        self._tasks[asyncio.current_task()] = None
+        if self._loop is None:  # looked up once: to ask for the running loop is a system call each time
+            self._loop = asyncio.get_running_loop()
+        self._tasks[asyncio.current_task(self._loop)] = None
 
     def hold(self, release: Callable[[], None]) -> None:
         """The current task's call was answered; `release` gives its place back when the task leaves."""
-        self._tasks[asyncio.current_task()] = release
+        self._tasks[asyncio.current_task(self._loop)] = release
 
     def leave(self) -> None:
         """The current task has nothing to lose any more."""
-        release = self._tasks.pop(asyncio.current_task(), None)
+        release = self._tasks.pop(asyncio.current_task(self._loop), None)
         if release is not None:
             release()

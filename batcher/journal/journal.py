@@ -178,10 +178,9 @@ class Journal:
             raise self._refusal.with_traceback(None)
         if self._is_closed:
             raise JournalError("the journal is closed")
-        if outcome.row in self._tally.done:
-            raise JournalError(f"row {outcome.row} has an outcome already; a second one was put")
         framed = frame(outcome)
-        self._tally.add(outcome)
+        if not self._tally.add_new(outcome):
+            raise JournalError(f"row {outcome.row} has an outcome already; a second one was put")
         if not self._pending:
             self._loop.call_soon(self._flush)
         kept = self._loop.create_future()

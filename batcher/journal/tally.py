@@ -65,6 +65,15 @@ class Tally:
         is_empty = outcome.status == "ok" and not outcome.answer
         self._add(outcome.row, outcome.status, outcome.error_kind, is_empty)
 
+    def add_new(self, outcome: Outcome) -> bool:
+        """Take in a row's only outcome; False, and nothing is taken in, where it has one already."""
+        if not self.done.add(outcome.row):
+            return False
+        is_ok = outcome.status == "ok"
+        if not is_ok or not outcome.answer:
+            self._sort_in(outcome.row, outcome.status, outcome.error_kind, is_ok)
+        return True
+
     def add_table(self, table: pa.Table) -> None:
         """Take in the outcomes of one segment: its `TALLY_COLUMNS`, sorted by row, a row's latest last.
 

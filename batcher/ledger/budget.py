@@ -40,6 +40,8 @@ Pledge = Callable[[Decimal], Awaitable[None]]
 
 # The usual 28 digits would round the sums, and a rounded sum equals nothing; no sum of costs needs 200.
 _EXACT = Context(prec=200)
+# Looked up once: a context compares each name that it is asked for with all that it knows.
+_add, _subtract = _EXACT.add, _EXACT.subtract
 _UP = Context(prec=28, rounding=ROUND_CEILING)
 _ZERO = Decimal(0)
 
@@ -114,13 +116,13 @@ class Budget:
         self._pledge = pledge
         self._advice = advice
         self._hint = hint
-        self._spent_before_usd = _EXACT.add(spent_usd, before.unfinished_usd)
-        self._unknown_before_usd = _EXACT.add(before.at_risk_usd, before.lost_usd)
-        self._before_usd = _EXACT.add(self._spent_before_usd, self._unknown_before_usd)
-        # Of this process: settled, of that journalled, kept, and reserved by the calls that are out.
-        self._settled_usd = self._journalled_usd = self._at_risk_usd = self._reserved_usd = _ZERO
+        self._spent_before_usd = _add(spent_usd, before.unfinished_usd)
+        self._unknown_before_usd = _add(before.at_risk_usd, before.lost_usd)
+        self._before_usd = _add(self._spent_before_usd, self._unknown_before_usd)
+        self._settled_usd = self._journalled_usd = self._at_risk_usd = _ZERO
         self._out = 0
-        self._booked_usd = self._before_usd
+        self._committed_usd = self._before_usd  # all that is booked, and what the calls that are out have reserved
+        self._line_usd = cap_usd
         self._overrun: Decimal | None = None
         self._pledged_usd = self._pledging_usd = _ZERO
         self._writing: asyncio.Task[None] | None = None
@@ -134,22 +136,22 @@ class Budget:
     @property
     def spent_usd(self) -> Decimal:
         """What is known to be spent, earlier processes included."""
-        return _EXACT.add(self._spent_before_usd, self._settled_usd)
+        return _add(self._spent_before_usd, self._settled_usd)
 
     @property
     def held_usd(self) -> Decimal:
         """The worst cases of calls whose bill nobody knows, earlier processes included."""
-        return _EXACT.add(self._unknown_before_usd, self._at_risk_usd)
+        return _add(self._unknown_before_usd, self._at_risk_usd)
 
     @property
     def unfinished_usd(self) -> Decimal:
         """What this process spent for rows that have no outcome, or one without a known cost."""
-        return _EXACT.subtract(self._settled_usd, self._journalled_usd)
+        return _subtract(self._settled_usd, self._journalled_usd)
 
     @property
     def exposure_usd(self) -> Decimal:
         """What this process has, or may have, spent and the journal does not show."""
-        return _EXACT.add(_EXACT.add(self._reserved_usd, self.unfinished_usd), self._at_risk_usd)
+        return _subtract(_subtract(self._committed_usd, self._before_usd), self._journalled_usd)
 
     @property
     def state(self) -> BudgetState:
@@ -158,20 +160,24 @@ class Budget:
         if not self._is_closed:
             pledged_usd = max(self._pledged_usd, self._pledging_usd, self.exposure_usd)
             return BudgetState(self._cap_usd, pledged_usd, before.at_risk_usd, before.lost_usd, before.unfinished_usd)
-        at_risk_usd = _EXACT.add(_EXACT.add(before.at_risk_usd, self._at_risk_usd), self._reserved_usd)
-        unfinished_usd = _EXACT.add(before.unfinished_usd, self.unfinished_usd)
+        out_usd = _subtract(_subtract(self._committed_usd, self._before_usd), self._settled_usd)
+        at_risk_usd = _add(before.at_risk_usd, out_usd)
+        unfinished_usd = _add(before.unfinished_usd, self.unfinished_usd)
         return BudgetState(self._cap_usd, _ZERO, at_risk_usd, before.lost_usd, unfinished_usd)
 
     def try_reserve(self, worst_usd: Decimal) -> Hold | None:
         """A hold at once, or None: `reserve` would wait, or refuse."""
         reserved_usd = worst_usd if self._overrun is None else self._dearer(worst_usd)
-        if worst_usd and self._total_with(reserved_usd) > self._line_usd:
+        total_usd = _add(self._committed_usd, reserved_usd)
+        if worst_usd and total_usd > self._line_usd:
             return None
         if self._by_age:
             if self._overtaken >= OVERTAKEN_MAX:
                 return None
             self._overtaken += 1
-        return self._hold(reserved_usd, worst_usd)
+        self._out += 1
+        self._committed_usd = total_usd
+        return Hold(self, reserved_usd, worst_usd)
 
     async def reserve(self, worst_usd: Decimal) -> Hold:
         """A hold, as soon as it fits. Safe to cancel.
@@ -201,8 +207,9 @@ class Budget:
     def journalled(self, cost_usd: Decimal | None) -> None:
         """An outcome with this cost is in the journal; None, an unknown one, stays on this side's books."""
         if cost_usd:
-            self._journalled_usd = _EXACT.add(self._journalled_usd, cost_usd)
-            self._set_line()
+            self._journalled_usd = _add(self._journalled_usd, cost_usd)
+            if self._line_usd < self._cap_usd:
+                self._line_usd = min(self._cap_usd, _add(self._line_usd, cost_usd))
             if self._by_size:
                 self._pump()
 
@@ -214,12 +221,12 @@ class Budget:
 
     def settle(self, worst_usd: Decimal, cost_usd: Decimal) -> None:
         """Book what a call cost in the place of what it reserved. For `Hold`."""
-        self._settled_usd = _EXACT.add(self._settled_usd, cost_usd)
+        self._settled_usd = _add(self._settled_usd, cost_usd)
         self._give_back(worst_usd, cost_usd)
 
     def keep(self, worst_usd: Decimal) -> None:
         """Book what a call reserved, as its bill is not known. For `Hold`."""
-        self._at_risk_usd = _EXACT.add(self._at_risk_usd, worst_usd)
+        self._at_risk_usd = _add(self._at_risk_usd, worst_usd)
         self._give_back(worst_usd, worst_usd)
 
     def overran(self, cost_usd: Decimal, worst_usd: Decimal) -> None:
@@ -227,37 +234,29 @@ class Budget:
         if worst_usd:
             self._overrun = max(self._overrun or _ZERO, _UP.divide(cost_usd, worst_usd))
 
-    def _hold(self, reserved_usd: Decimal, plain_usd: Decimal) -> Hold:
-        self._out += 1
-        self._reserved_usd = _EXACT.add(self._reserved_usd, reserved_usd)
-        return Hold(self, reserved_usd, plain_usd)
-
     def _give_back(self, worst_usd: Decimal, booked_usd: Decimal) -> None:
         self._out -= 1
-        self._reserved_usd = _EXACT.subtract(self._reserved_usd, worst_usd)
-        self._booked_usd = _EXACT.add(self._booked_usd, booked_usd)
+        self._committed_usd = _add(_subtract(self._committed_usd, worst_usd), booked_usd)
         if self._by_size:
             self._pump()
+
+    def _booked_usd(self) -> Decimal:
+        return _add(_add(self._before_usd, self._settled_usd), self._at_risk_usd)
 
     def _dearer(self, worst_usd: Decimal) -> Decimal:
         return worst_usd if self._overrun is None else _UP.multiply(worst_usd, self._overrun)
 
     def _set_line(self) -> None:
         """What may be booked and reserved together: the cap, or less while less is pledged."""
-        self._line_usd = self._cap_usd
         if self._pledge is not None:
-            backed_usd = _EXACT.add(_EXACT.add(self._before_usd, self._journalled_usd), self._pledged_usd)
+            backed_usd = _add(_add(self._before_usd, self._journalled_usd), self._pledged_usd)
             self._line_usd = min(self._cap_usd, backed_usd)
-
-    def _total_with(self, more_usd: Decimal) -> Decimal:
-        """What would be booked and reserved together."""
-        return _EXACT.add(_EXACT.add(self._booked_usd, self._reserved_usd), more_usd)
 
     def _pump(self) -> None:
         """Let everyone go who fits; then see what the others wait for, if anything."""
         while (waiter := self._next()) is not None:
             worst_usd = self._dearer(waiter.worst_usd)
-            total_usd = self._total_with(worst_usd)
+            total_usd = _add(self._committed_usd, worst_usd)
             if worst_usd and total_usd > self._line_usd:
                 if total_usd <= self._cap_usd:
                     self._grow_pledge()
@@ -266,7 +265,9 @@ class Budget:
                 return
             if waiter is not self._by_age[0]:
                 self._overtaken += 1
-            waiter.future.set_result(self._hold(worst_usd, waiter.worst_usd))
+            self._out += 1
+            self._committed_usd = total_usd
+            waiter.future.set_result(Hold(self, worst_usd, waiter.worst_usd))
 
     def _next(self) -> _Waiter | None:
         """Whose turn it is: the smallest, or the oldest where it was overtaken too often."""
@@ -282,7 +283,7 @@ class Budget:
     def _is_hopeless(self, waiter: _Waiter) -> bool:
         """Whether it will never fit, whatever comes back: bookings only grow. The others need not wait for it."""
         worst_usd = self._dearer(waiter.worst_usd)
-        return worst_usd > 0 and _EXACT.add(self._booked_usd, worst_usd) > self._cap_usd
+        return worst_usd > 0 and _add(self._booked_usd(), worst_usd) > self._cap_usd
 
     def _refuse(self, error: BaseException) -> None:
         """Tell everyone who waits."""
@@ -297,16 +298,16 @@ class Budget:
         """Have the next pledge written, for all who wait and fit the cap; one write at a time."""
         if self._pledge is None or self._writing is not None:
             return
-        total_usd = _EXACT.add(self._booked_usd, self._reserved_usd)
+        total_usd = self._committed_usd
         for waiter in self._by_size:
-            more_usd = _EXACT.add(total_usd, self._dearer(waiter.worst_usd))
+            more_usd = _add(total_usd, self._dearer(waiter.worst_usd))
             if not waiter.future.done() and more_usd <= self._cap_usd:
                 total_usd = more_usd
-        shown_usd = _EXACT.add(self._before_usd, self._journalled_usd)
-        needed_usd = _EXACT.subtract(total_usd, shown_usd)
+        shown_usd = _add(self._before_usd, self._journalled_usd)
+        needed_usd = _subtract(total_usd, shown_usd)
         grown_usd = needed_usd + max(needed_usd * PLEDGE_SHARE, self._cap_usd * PLEDGE_CAP_SHARE)
         # More than is left of the cap is never needed: nothing is reserved beyond it.
-        self._pledging_usd = max(needed_usd, min(grown_usd, _EXACT.subtract(self._cap_usd, shown_usd)))
+        self._pledging_usd = max(needed_usd, min(grown_usd, _subtract(self._cap_usd, shown_usd)))
         self._writing = asyncio.get_running_loop().create_task(self._write(self._pledge, self._pledging_usd))
         self._writing.add_done_callback(self._written)
 
@@ -332,7 +333,7 @@ class Budget:
                 hint="set params.max_tokens to what an answer needs, or raise budget.usd in the job",
             )
         unknown = f", {held} held for calls whose bill is not known" if self.held_usd else ""
-        left_usd = _EXACT.subtract(self._cap_usd, self._booked_usd)
+        left_usd = _subtract(self._cap_usd, self._booked_usd())
         if left_usd > self._cap_usd * LEFT_SHARE:
             # One request much larger than the others: "used up" would send people to look for the wrong thing.
             left = f"{dollars(left_usd)} left, and the call could cost up to {worst}{self._because()}"

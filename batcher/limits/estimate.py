@@ -77,17 +77,22 @@ class TokenEstimator:
             self._bytes_mean, self._tokens_mean = float(body_bytes), self._ratio * body_bytes
             self._output = float(self._first_output(output_max))
         self._replies += 1
-        weight = max(1.0 / (self._replies + START_WEIGHT), 1.0 / MEMORY)
+        seen = self._replies + START_WEIGHT
+        weight = 1.0 / seen if seen < MEMORY else 1.0 / MEMORY
         clip = CLIP_EARLY if self._replies <= EARLY else CLIP
 
         expected = self._ratio * body_bytes
-        tokens = min(max(usage.input, expected / clip), expected * clip)
+        tokens: float = usage.input
+        if not expected / clip <= tokens <= expected * clip:
+            tokens = min(max(tokens, expected / clip), expected * clip)
         self._bytes_mean += weight * (body_bytes - self._bytes_mean)
         self._tokens_mean += weight * (tokens - self._tokens_mean)
         self._ratio = self._tokens_mean / self._bytes_mean
 
         output_mean = self._output or 0.0
-        output = min(float(usage.output), max(output_mean, 16.0) * clip)
+        output = float(usage.output)
+        if output > 16.0 * clip:
+            output = min(output, max(output_mean, 16.0) * clip)
         self._output = output_mean + weight * (output - output_mean)
 
     def _first_output(self, output_max: int | None) -> int:

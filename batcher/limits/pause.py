@@ -200,7 +200,7 @@ class Pause:
 
     def remaining_s(self, now: float) -> float:
         """Seconds left to rest; 0 is go."""
-        return max(0.0, self._until_s - now)
+        return self._until_s - now if now < self._until_s else 0.0
 
     def refused(self, now: float, *, started: float, retry_after_s: float | None) -> None:
         """A call that started at `started` was refused with 429."""

@@ -88,17 +88,18 @@ class TokenMeter:
         self._refilled_s = now
         self._slots: deque[Slot] = deque()
         self._window_tokens = 0
-        self._window_max = per_minute
-        self._unsettled = 0
+        # With so many there is room, whatever is kept back for estimates that were too low.
+        self._window_sure = per_minute * (1.0 - SPREAD_SHARE_MAX)
+        self._unsettled = self._unsettled_then = 0
         self._shortfall = 0.0
 
     def take(self, tokens: int, now: float) -> Slot | None:
         """Book the tokens and give the slot they are in, or None if they have to wait."""
         self._refill(now)
-        need = min(self.burst, tokens)
-        if self.level + ROUNDING < need:
+        level = self.level + ROUNDING
+        if level < tokens and level < self.burst:  # `min` would take a tenth of all this
             return None
-        if self._window_tokens + tokens > self._window_max and not self._has_room(tokens, now):
+        if self._window_tokens + tokens > self._window_sure and not self._has_room(tokens, now):
             return None
         self.level -= tokens
         self._unsettled += 1
@@ -123,7 +124,7 @@ class TokenMeter:
         held = self._window_tokens
         for slot in self._slots:
             # As `_has_room` decides: a request larger than the minute goes when nothing is held.
-            if held <= 0 or held + tokens <= self._window_max:
+            if held <= 0 or held + tokens <= self._window_max():
                 break
             held -= slot.tokens
             wait_s = max(wait_s, slot.last_s + WINDOW_S - now)
@@ -136,14 +137,17 @@ class TokenMeter:
         """
         # First the refill of the time before, which the brim may cut; not what is given back now.
         self._refill(now)
-        self.level = min(self.level - difference, self.burst * GIVEN_BACK_S / BURST_S)
+        if difference < 0:
+            self.level = min(self.level - difference, self.burst * GIVEN_BACK_S / BURST_S)
+            self._shortfall -= self._shortfall / SPREAD_MEMORY
+        else:
+            self.level -= difference
+            self._shortfall += (difference - self._shortfall) / SPREAD_MEMORY
         slot.tokens += difference
         if slot.in_window:
             self._window_tokens += difference
         self._unsettled -= 1
-        self._shortfall += (max(0, difference) - self._shortfall) / SPREAD_MEMORY
-        spread = SPREAD * self._shortfall * math.sqrt(self._unsettled + 1)
-        self._window_max = self.per_minute - min(spread, SPREAD_SHARE_MAX * self.per_minute)
+        self._unsettled_then = self._unsettled
 
     def clamp(self) -> None:
         """Let go what is above `burst`."""
@@ -155,8 +159,15 @@ class TokenMeter:
         self._refilled_s = now
 
     def _has_room(self, tokens: int, now: float) -> bool:
+        if self._window_tokens + tokens <= self._window_max():
+            return True
         self._expire(now)
-        return self._window_tokens + tokens <= self._window_max or self._window_tokens <= 0
+        return self._window_tokens + tokens <= self._window_max() or self._window_tokens <= 0
+
+    def _window_max(self) -> float:
+        """How many tokens a minute may hold: the less, the further estimates were below the truth."""
+        spread = SPREAD * self._shortfall * math.sqrt(self._unsettled_then + 1)
+        return self.per_minute - min(spread, SPREAD_SHARE_MAX * self.per_minute)
 
     def _expire(self, now: float) -> None:
         slots = self._slots
@@ -251,7 +262,8 @@ class TokenBucket:
         self._meter.settle(slot, difference, self._monotonic())
         if self._queue:
             self._grant()
-        self._meter.clamp()
+        if self._meter.level > self._meter.burst:
+            self._meter.clamp()
 
     def _grant(self) -> None:
         """Let everyone go who can, in order, and set the timer for the first who cannot."""

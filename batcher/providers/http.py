@@ -100,23 +100,22 @@ class HttpCaller:
             self._contact.answered()
         self._structured.replied(shape)
         return Reply(
-            self._without_secrets(completion.text) or "",
+            "" if completion.text is None else self._without_secrets(completion.text),
             spend,
             latency_ms,
             self._provider,
             completion.model,
-            self._without_secrets(completion.reasoning),
-            self._without_secrets(completion.refusal),
+            None if completion.reasoning is None else self._without_secrets(completion.reasoning),
+            None if completion.refusal is None else self._without_secrets(completion.refusal),
             completion.finish_reason,
             completion.system_fingerprint,
             shape.with_format,
         )
 
-    def _without_secrets(self, text: str | None) -> str | None:
-        if text is not None:
-            for secret in self._secrets:
-                if secret in text:
-                    return self._mask(text) if len(text) <= _MASKED_LENGTH_MAX else self._replace_secrets(text)
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            if secret in text:
+                return self._mask(text) if len(text) <= _MASKED_LENGTH_MAX else self._replace_secrets(text)
         return text
 
     def _replace_secrets(self, text: str) -> str:

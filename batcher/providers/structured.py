@@ -11,8 +11,9 @@ that carried the format, are believed.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 _NAMED = re.compile(
     r"response_?format|json_?schema|structured[ _]outputs?|\b(guided(_\w+| decoding)|grammar|strict)\b", re.IGNORECASE
@@ -24,8 +25,7 @@ TURNS_MAX = 3
 _CRASHES_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, gc=False):
     """What one call was sent with, and in which turn of the learning; what comes of an older turn proves nothing."""
 
     with_format: bool

@@ -18,7 +18,7 @@ import msgspec
 from batcher.core.records import Usage
 
 TOKENS_MAX = 2**31
-"""No single call uses so many."""
+"""No single call uses so many; a power of two."""
 
 # Searching more than this for the usage of a failed call would hold up the event loop.
 _FIND_BYTES_MAX = 4 * 2**20
@@ -76,10 +76,8 @@ def to_usage(raw: WireUsage | None) -> Usage | None:
         output,
         (out.reasoning_tokens if out is not None else None) or 0,
     )
-    # A count that cannot be is no count: half-believed, it would be booked.
-    return (
-        usage if min(usage_counts := msgspec.structs.astuple(usage)) >= 0 and max(usage_counts) < TOKENS_MAX else None
-    )
+    # A count that cannot be is no count: half-believed, it would be booked. The bits of all of them together say so.
+    return usage if 0 <= usage.input | usage.cached | usage.output | usage.reasoning < TOKENS_MAX else None
 
 
 def lenient_usage(value: Any) -> WireUsage | None:
