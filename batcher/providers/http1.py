@@ -22,6 +22,7 @@ from batcher.providers.http1_connection import Connection
 from batcher.providers.http1_content import ACCEPT_ENCODING, decode
 from batcher.providers.http1_errors import BrokenContent, ConnectFailed, ConnectTimedOut
 from batcher.providers.http1_parse import Http1Response, too_large
+from batcher.providers.http1_turns import Turns
 
 # So many connections are made at once. A server's queue of new ones holds a hundred to a few thousand; where it
 # overflows, Linux lets a client wait for a second, or resets what it had taken for connected.
@@ -93,7 +94,7 @@ class Http1Client:
         self._all: set[Connection] = set()
         # A dict keeps order: the last one in is the first one out, and any can leave at once.
         self._free: dict[Connection, None] = {}
-        self._connects = asyncio.Semaphore(CONNECTS_MAX)
+        self._turns = Turns(CONNECTS_MAX)
         self._connecting: set[asyncio.Timeout] = set()
         self._resolving = asyncio.Lock()
         self._addresses: Sequence[aiohappyeyeballs.AddrInfoType] = ()
@@ -156,7 +157,8 @@ class Http1Client:
         """A connection can be used again."""
         assert self._loop is not None  # a connection was made by it
         connection.until_s = self._loop.time() + _FREE_S
-        self._free[connection] = None
+        if not self._turns.offer(connection):
+            self._free[connection] = None
 
     def unfreed(self, connection: Connection) -> None:
         """A connection is not to be used again."""
@@ -186,11 +188,15 @@ class Http1Client:
         timer = asyncio.timeout_at(until_s)
         self._connecting.add(timer)
         try:
-            async with timer, self._connects:
-                connection = self._take(loop.time())
-                if connection is None and not self._is_closed:
-                    timer.reschedule(min(until_s, loop.time() + self._connect_timeout_s))
-                    connection = await self._dial(loop)
+            async with timer:
+                connection = await self._turns.take()
+                if connection is None:
+                    try:
+                        if not self._is_closed:
+                            timer.reschedule(min(until_s, loop.time() + self._connect_timeout_s))
+                            connection = await self._dial(loop)
+                    finally:
+                        self._turns.give_back()
         except TimeoutError as error:
             # Closing the client ends these waits too.
             if not self._is_closed:

@@ -107,6 +107,10 @@ class Connection(asyncio.Protocol):
         self._owner.unfreed(self)
         self._transport.abort()
 
+    def free_again(self) -> None:
+        """Who was given this connection did not use it."""
+        self._owner.freed(self)
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

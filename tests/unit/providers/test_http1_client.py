@@ -427,7 +427,7 @@ async def test_connecting_has_a_deadline_and_ends_with_the_client(full: int) -> 
 
     one = client(f"http://127.0.0.1:{full}/")
     calls = [asyncio.ensure_future(one.post(b"{}")) for _ in range(300)]
-    await until(one._connects.locked)
+    await until(lambda: one._turns.waiting > 0)
     await settle()
     await asyncio.wait_for(one.close(), 1)
     errors = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 2)
@@ -449,7 +449,7 @@ async def test_a_burst_does_not_overrun_the_server(full: int, monkeypatch: pytes
         call.cancel()
     await asyncio.wait(calls)
     assert all(call.cancelled() for call in calls)
-    assert not one._connects.locked()
+    assert (0, 0) == (one._turns.taken, one._turns.waiting)
     await one.close()
 
 
