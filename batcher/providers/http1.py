@@ -13,11 +13,10 @@ used last is used next, and one timer for all of them closes what was free for 6
 import asyncio
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import aiohappyeyeballs
-
+from batcher.providers.addresses import Addresses, is_whole
 from batcher.providers.http1_connection import Connection
 from batcher.providers.http1_content import ACCEPT_ENCODING, decode
 from batcher.providers.http1_errors import BrokenContent, ConnectFailed, ConnectTimedOut
@@ -30,8 +29,6 @@ CONNECTS_MAX = 128
 _FREE_S = 60.0
 # Many servers close after 5 s: of a connection that was free this long the kernel is asked first.
 _FRESH_S = 1.0
-_ADDRESSES_S = 30.0
-_EYEBALLS_DELAY_S = 0.25  # RFC 8305, section 5
 # A peer that vanished is known after 30 s, by what it does not acknowledge.
 _KEEPALIVE_S, _KEEPALIVE_EVERY_S, _KEEPALIVE_COUNT = 15, 5, 3
 # Options that a system lacks are left. That requests are sent at once is the event loop's own choice.
@@ -84,7 +81,7 @@ class Http1Client:
         if not is_plain_url(url):
             raise ValueError("the URL must be http://, ASCII, and without a user")
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._addresses = Addresses(parts.hostname or "", parts.port or 80)
         self._head = _request_head(parts.netloc, parts.path or "/", parts.query, headers)
         self._timeout_s, self._connect_timeout_s = timeout_s, connect_timeout_s
         self._body_bytes_max, self._error_bytes_max = body_bytes_max, error_bytes_max
@@ -96,10 +93,6 @@ class Http1Client:
         self._free: dict[Connection, None] = {}
         self._turns = Turns(CONNECTS_MAX)
         self._connecting: set[asyncio.Timeout] = set()
-        self._resolving = asyncio.Lock()
-        self._addresses: Sequence[aiohappyeyeballs.AddrInfoType] = ()
-        self._addresses_until_s = 0.0
-        self._reached: aiohappyeyeballs.AddrInfoType | None = None
         self._is_closed = False
         self._all_lost: asyncio.Future[None] | None = None
 
@@ -130,6 +123,7 @@ class Http1Client:
     async def close(self) -> None:
         """Close all connections; calls that wait fail."""
         self._is_closed = True
+        self._addresses.close()
         if self._loop is None:
             return
         for timer in self._connecting:
@@ -200,11 +194,10 @@ class Http1Client:
         except TimeoutError as error:
             # Closing the client ends these waits too.
             if not self._is_closed:
-                self._addresses = ()
+                self._addresses.forget()
                 raise ConnectTimedOut("no connection in time") from error
         except OSError as error:
-            # The name may mean another machine by now.
-            self._forget()
+            self._addresses.forget()
             raise ConnectFailed(str(error)) from error
         finally:
             self._connecting.discard(timer)
@@ -215,51 +208,29 @@ class Http1Client:
         return connection
 
     async def _dial(self, loop: asyncio.AbstractEventLoop) -> Connection:
-        addresses = await self._resolve(loop)
-        if _is_direct(addresses[0]) and (len(addresses) == 1 or addresses[0] == self._reached):
+        addresses = await self._addresses.look_up(loop)
+        if is_whole(addresses[0]) and (len(addresses) == 1 or addresses[0] == self._addresses.reached):
             try:
                 # Half the CPU of a socket of our own: with 10,000 calls in flight, half a second.
                 _, connection = await loop.create_connection(self._new_connection, *addresses[0][4][:2])
             except OSError:
                 if len(addresses) == 1:
                     raise
-                self._reached, addresses = None, addresses[1:]
+                self._addresses.reached, addresses = None, addresses[1:]
             else:
                 _set_options(connection.socket)
                 return connection
-        sock = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_EYEBALLS_DELAY_S, interleave=1, loop=loop
-        )
+        sock = await self._addresses.race(loop, addresses)
         try:
             _set_options(sock)
-            reached = sock.getpeername()
             _, connection = await loop.create_connection(self._new_connection, sock=sock)
         except BaseException:
             sock.close()
             raise
-        self._remember(reached)
         return connection
 
     def _new_connection(self) -> Connection:
         return Connection(self, body_bytes_max=self._body_bytes_max, error_bytes_max=self._error_bytes_max)
-
-    def _forget(self) -> None:
-        self._addresses, self._reached = (), None
-
-    def _remember(self, reached: Sequence[object]) -> None:
-        """Begin with the address that was reached, as long as the name is known to mean these."""
-        found = [address for address in self._addresses if address[4] == reached]
-        if found:
-            self._reached = found[0]
-            self._addresses = (found[0], *(address for address in self._addresses if address != found[0]))
-
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> Sequence[aiohappyeyeballs.AddrInfoType]:
-        if not self._addresses or loop.time() >= self._addresses_until_s:
-            async with self._resolving:
-                if not self._addresses or loop.time() >= self._addresses_until_s:  # nobody did it meanwhile
-                    self._addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                    self._addresses_until_s = loop.time() + _ADDRESSES_S
-        return self._addresses
 
     async def _finished(self, response: Http1Response) -> Http1Response:
         """The response decompressed; one that is not whole is an error where its status is none."""
@@ -334,11 +305,6 @@ def _request_head(netloc: str, path: str, query: str, headers: Mapping[str, str]
     target = f"{path}?{query}" if query else path
     lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value.strip()}" for name, value in sent.items())]
     return "\r\n".join([*lines, "content-length: "]).encode("latin-1")
-
-
-def _is_direct(address: aiohappyeyeballs.AddrInfoType) -> bool:
-    """Whether the address is whole without the number of a network card (IPv6, link-local)."""
-    return len(address[4]) < 4 or not address[4][3]
 
 
 def _set_options(sock: socket.socket) -> None:

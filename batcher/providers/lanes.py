@@ -4,6 +4,9 @@ Over HTTP/2 a client keeps one connection to a host, and a server takes a number
 most (RFC 9113 recommends no fewer). The 101st waits, so with 1,000 in flight and 200 ms an answer one connection
 carried 470 calls/s, and ten carried 3,500. Over HTTP/1.1 each call has a connection of its own anyway: one client.
 
+A client connects to one machine all its life. Where another is to be asked from now on the lanes are retired: new
+calls get new clients, and an old client is closed when the last of its calls is over.
+
 Pure bookkeeping: opens a client where no lane has room, and never waits.
 """
 
@@ -24,11 +27,12 @@ C = TypeVar("C", bound=_Closes)
 class Lane(Generic[C]):
     """A client and the calls that are out through it."""
 
-    __slots__ = ("calls", "client")
+    __slots__ = ("calls", "client", "is_retired")
 
     def __init__(self, client: C) -> None:
         self.client = client
         self.calls = 0
+        self.is_retired = False
 
 
 class Lanes(Generic[C]):
@@ -43,6 +47,7 @@ class Lanes(Generic[C]):
         self._open = open_client
         self._calls_max = calls_max
         self._lanes = [Lane(open_client())]
+        self._retired: list[Lane[C]] = []
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -55,17 +60,31 @@ class Lanes(Generic[C]):
         lane.calls += 1
         return lane
 
-    def give(self, lane: Lane[C]) -> None:
-        """The call is over, however it ended."""
+    def give(self, lane: Lane[C]) -> bool:
+        """The call is over, however it ended. True where it was a retired client's last: close that."""
         lane.calls -= 1
+        if lane.is_retired and not lane.calls:
+            self._retired.remove(lane)
+            return True
+        return False
+
+    def retire(self) -> list[C]:
+        """No new call goes through a client that is open now; those without a call, to be closed."""
+        # First of all, for it may fail.
+        first = Lane(self._open())
+        old, self._lanes = self._lanes, [first]
+        for lane in old:
+            lane.is_retired = True
+        self._retired += [lane for lane in old if lane.calls]
+        return [lane.client for lane in old if not lane.calls]
 
     def widen(self) -> None:
         """One connection for each call, it turned out: a single client is enough from now on."""
         self._calls_max = None
 
     def clients(self) -> Iterator[C]:
-        """All that were opened, to be closed."""
-        return (lane.client for lane in self._lanes)
+        """All that are open, to be closed."""
+        return (lane.client for lane in (*self._lanes, *self._retired))
 
     def _with_room(self, calls_max: int) -> Lane[C]:
         for lane in self._lanes:

@@ -1,7 +1,14 @@
-"""The fast client: chat completions through pyreqwest, and what its exceptions stand for."""
+"""The fast client: chat completions through pyreqwest, and what its exceptions stand for.
+
+Left to itself it looks the host's name up for each new connection, in up to 512 threads. So it is told the one address
+to connect to, and what `addresses.py` knows decides which: before the first call, every 30 s beside the calls, and
+where a connection cannot be made. TLS goes on by the host's name.
+"""
 
 import asyncio
+import math
 import re
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -11,6 +18,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.http import Url
 from pyreqwest.response import Response
 
+from batcher.providers.addresses import KEPT_S, Addresses, is_literal, is_whole
 from batcher.providers.exchange import (
     BODY_BYTES_MAX,
     CONNECT_TIMEOUT_S,
@@ -21,7 +29,7 @@ from batcher.providers.exchange import (
     chat_headers,
 )
 from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed, causes_of
-from batcher.providers.lanes import STREAMS_MAX, Lanes
+from batcher.providers.lanes import STREAMS_MAX, Lane, Lanes
 from batcher.providers.network import DIRECT, Network
 from batcher.providers.network_tls import with_network
 
@@ -29,6 +37,8 @@ from batcher.providers.network_tls import with_network
 _TCP_KEEPALIVE_S = 15.0
 _POOL_IDLE_S = 60.0
 _UNBEGUN_TRIES_MAX = 5
+# Of a short timeout, connecting gets less than all: only so is it told from an answer that does not come.
+_CONNECT_SHARE = 0.8
 
 # Reading the head of a response before its body keeps what came of a body that is cut, and costs 15 % more a call
 # (4 µs, measured on loopback). So it is done for a client's first calls, and for a while after a body was cut.
@@ -58,13 +68,21 @@ class PyreqwestExchange:
         self._url = Url(base_url.rstrip("/") + "/chat/completions")
         self._careful_calls = _CAREFUL_CALLS_FIRST
         self._has_tls = base_url.startswith("https:")
+        # Who is connected to; the provider's name may be the proxy's alone to know.
+        nearest = self._url if network.proxy is None else Url(network.proxy.url)
+        self._host, self._port = nearest.host_str or "", nearest.port_or_known_default or 0
+        self._connect_s = min(CONNECT_TIMEOUT_S, timeout_s * _CONNECT_SHARE)
+        self._addresses = Addresses(self._host, self._port)
+        self._ip: str | None = None
+        self._known_until_s = math.inf if is_literal(self._host.strip("[]")) else -math.inf
+        self._renewal: asyncio.Task[None] | None = None
         self._lanes = Lanes(self._open_client, calls_max=STREAMS_MAX if self._has_tls else None)
 
     def _open_client(self) -> Client:
         builder = (
             ClientBuilder()
             .timeout(timedelta(seconds=self._timeout_s))
-            .connect_timeout(timedelta(seconds=min(CONNECT_TIMEOUT_S, self._timeout_s)))
+            .connect_timeout(timedelta(seconds=self._connect_s))
             .follow_redirects(False)
             .referer(False)
             .tcp_keepalive(timedelta(seconds=_TCP_KEEPALIVE_S))
@@ -72,6 +90,8 @@ class PyreqwestExchange:
             .user_agent(USER_AGENT)
             .default_headers(self._headers)
         )
+        if self._ip is not None:
+            builder = builder.resolve(self._host, self._ip, self._port)
         return with_network(builder, self._network, has_tls=self._has_tls).build()
 
     async def post(self, body: bytes) -> Answered:
@@ -90,13 +110,21 @@ class PyreqwestExchange:
         raise StatusFailed(response.status, response.headers, content)
 
     async def _exchange(self, body: bytes) -> tuple[Response, bytes]:
-        """One call; over HTTP/2, again where the connection was going away and the server has not begun with it."""
+        """One call; again where the server has not begun with it.
+
+        That is where an HTTP/2 connection was going away, and where no connection could be made and the name means
+        another machine by now.
+        """
         loop = asyncio.get_running_loop()
-        deadline_s, tries_left = loop.time() + self._timeout_s, _UNBEGUN_TRIES_MAX
+        began_s = loop.time()
+        deadline_s, tries_left, is_late = began_s + self._timeout_s, _UNBEGUN_TRIES_MAX, False
+        if began_s >= self._known_until_s:
+            await self._find(loop, deadline_s)
+            is_late = True
         while True:
             lane = self._lanes.take()
             builder = lane.client.post(self._url).body_bytes(body)
-            if tries_left < _UNBEGUN_TRIES_MAX:
+            if is_late:
                 builder = builder.timeout(timedelta(seconds=max(0.001, deadline_s - loop.time())))
             if self._careful_calls > 0:
                 self._careful_calls -= 1
@@ -105,26 +133,95 @@ class PyreqwestExchange:
                 async with builder.build_streamed() as response:
                     content = await _read(response)
             except fast.RequestError as error:
-                if not tries_left or not _is_unbegun(error):
+                if not tries_left or not (_is_unbegun(error) or await self._has_moved(error, lane, deadline_s)):
                     raise
-                tries_left -= 1
+                tries_left, is_late = tries_left - 1, True
             else:
                 if self._has_tls and response.version == "HTTP/1.1":
                     self._lanes.widen()
                 return response, content
             finally:
-                self._lanes.give(lane)
+                if self._lanes.give(lane):
+                    await lane.client.close()
+
+    async def _find(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
+        """Know the address that the next calls go to; only the first calls wait for it.
+
+        Later ones look again beside the calls: connections that stand need no resolver, and one that is down or slow
+        must not fail or hold up those calls.
+        """
+        if self._known_until_s > -math.inf:
+            self._known_until_s = loop.time() + KEPT_S
+            if self._renewal is None or self._renewal.done():
+                self._renewal = loop.create_task(self._look_again(loop))
+            return
+        try:
+            async with asyncio.timeout_at(min(deadline_s, loop.time() + self._connect_s)):
+                await self._choose(loop)
+        except TimeoutError as error:
+            raise TransportFailed("no connection in time", is_connecting=True, is_timeout=True) from error
+        except socket.gaierror as error:
+            words = f"failed to lookup address information: {error.strerror}"
+            raise TransportFailed("dns error", words, is_connecting=True) from error
+        except OSError as error:
+            raise TransportFailed(str(error), is_connecting=True) from error
+
+    async def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            await self._choose(loop)
+        except (OSError, fast.PyreqwestError):
+            # The address that is known may still answer. If not, calls say so.
+            return
+
+    async def _has_moved(self, error: fast.RequestError, lane: Lane[Client], deadline_s: float) -> bool:
+        """Whether this lane made no connection, so that nothing was sent, and there is another address to go to."""
+        # The class does not tell: a connection that broke under a call is a ConnectError too.
+        if not _says(error, _CONNECTING):
+            return False
+        if not lane.is_retired and self._known_until_s < math.inf:
+            loop = asyncio.get_running_loop()
+            try:
+                async with asyncio.timeout_at(min(deadline_s, loop.time() + self._connect_s)):
+                    await self._choose(loop, anew=True)
+            except (OSError, fast.PyreqwestError) as fault:
+                # The call fails by its own words. One that has no time to wait leaves the answer to the next.
+                if isinstance(fault, TimeoutError):
+                    self._known_until_s = loop.time()
+                return False
+        return lane.is_retired
+
+    async def _choose(self, loop: asyncio.AbstractEventLoop, *, anew: bool = False) -> None:
+        """Take the address to connect to; the clients are others where it is another."""
+        address = await self._addresses.choose(loop, anew=anew, race_s=self._connect_s)
+        self._known_until_s = loop.time() + KEPT_S
+        # One with the number of a network card cannot be told to the client, which then finds it itself.
+        ip = str(address[4][0]) if is_whole(address) else None
+        if ip != self._ip:
+            before, self._ip = self._ip, ip
+            try:
+                idle = self._lanes.retire()
+            except BaseException:
+                self._ip = before
+                raise
+            for client in idle:
+                await client.close()
 
     async def close(self) -> None:
         """See `Exchange`."""
+        self._addresses.close()
+        if self._renewal is not None:
+            await self._renewal
         for client in self._lanes.clients():
             await client.close()
 
 
 def _is_unbegun(error: fast.RequestError) -> bool:
     """Whether the server said GOAWAY before it began with this call, which may then be sent again (RFC 9113, 8.7)."""
-    causes = error.details["causes"] or ()
-    return any(cause["message"] == _GOING_AWAY for cause in causes)
+    return _says(error, _GOING_AWAY)
+
+
+def _says(error: fast.RequestError, words: str) -> bool:
+    return any(cause["message"] == words for cause in error.details["causes"] or ())
 
 
 def transport_failed(error: fast.PyreqwestError) -> TransportFailed:

@@ -8,10 +8,11 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +44,54 @@ def completion_bytes(text: str) -> bytes:
 def echo_bytes(body: bytes) -> bytes:
     """The last message of a request, as an answer."""
     return completion_bytes(json.loads(body)["messages"][-1]["content"])
+
+
+class Names:
+    """A resolver in the place of the running loop's (the standard library's), which counts what it is asked.
+
+    `means` has the addresses of each name; any other name is unknown. While `silent` is set it says nothing at all.
+    """
+
+    def __init__(self, **means: list[str]) -> None:
+        self.means = {name.replace("_", "."): addresses for name, addresses in means.items()}
+        self.asked: list[str] = []
+        self.silent = False
+        # Slower than all that asks at the same time.
+        self.answer_s = 0.02
+        asyncio.get_running_loop().getaddrinfo = self._look_up
+
+    async def _look_up(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        self.asked.append(host)
+        if self.silent:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.answer_s)
+        if host not in self.means:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in self.means[host]
+        ]
+
+
+@contextlib.contextmanager
+def mute_port(host: str, port: int = 0) -> Iterator[int]:
+    """A port that takes no more connections and refuses none: its queue is full."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        server.listen(0)
+        port = server.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex((host, port))
+        try:
+            yield port
+        finally:
+            for filler in fillers:
+                filler.close()
 
 
 class Pki:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import uvloop
+from networks import mute_port
 from raw_server import raw_server, reset, response
 
 from batcher.providers.http1 import CONNECTS_MAX, Http1Client
@@ -405,17 +406,8 @@ async def test_a_refused_connection_and_an_unknown_name_are_told_and_nothing_was
 @pytest.fixture
 def full() -> Iterator[int]:
     """The port of a server that takes no more connections and refuses none."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        port = server.getsockname()[1]
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
+    with mute_port("127.0.0.1") as port:
         yield port
-        for filler in fillers:
-            filler.close()
 
 
 @on_both_loops
@@ -474,7 +466,7 @@ async def test_a_name_is_looked_up_once_and_again_when_its_machine_is_gone(monke
             connection.drop()
         await until(lambda: not one._all)
         addresses[:] = ["127.0.0.3"]
-        one._addresses = [address for address in one._addresses if address[4][0] != "127.0.0.1"]
+        one._addresses._found = [address for address in one._addresses._found if address[4][0] != "127.0.0.1"]
         with pytest.raises(ConnectFailed):
             await one.post(b"a")
         addresses[:] = ["127.0.0.1"]
@@ -499,7 +491,7 @@ async def test_the_address_that_was_reached_is_tried_first_and_the_others_when_i
     one = client(f"http://fleet.example:{port}/")
     one._loop = SimpleLoop(asyncio.get_running_loop(), look_up)
     assert [b"127.0.0.1"] * 3 == [(await one.post(b"{}")).body for _ in range(3)]
-    assert ["127.0.0.1", "127.0.0.2"] == [address[4][0] for address in one._addresses]
+    assert ["127.0.0.1", "127.0.0.2"] == [address[4][0] for address in one._addresses._found]
 
     first.close()
     await first.wait_closed()
