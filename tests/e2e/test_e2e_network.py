@@ -622,7 +622,7 @@ def test_running_out_of_files_is_told_from_a_provider_that_is_down(client: str) 
 def test_a_run_that_runs_out_of_files_stops_and_goes_on_later(tmp_path: Path) -> None:
     """Other programs may use a machine's files up: no row fails for it, none is asked twice, and the provider is not
     to blame."""
-    with Http1(answer_s=0.2, calls_max=1) as server:
+    with Http1(answer_s=0.2, calls_max=1, says_close=True) as server:
         write_job(tmp_path, server.base_url, rows=120, more="limits: {concurrency: 20}\n")
         with subprocess.Popen(
             [sys.executable, "-m", "batcher", "run", "job.yaml"], cwd=tmp_path, text=True,

@@ -223,8 +223,8 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, s
 class Http1(Threaded):
     """HTTP/1.1 with keep-alive; `answer` gives the response's bytes for a request's body.
 
-    A body is sent in `coding` where the client takes that. After `calls_max` answers a connection is closed without
-    a word, as an idle one is by many a load balancer.
+    A body is sent in `coding` where the client takes that. After `calls_max` answers a connection is closed: without
+    a word, as an idle one is by many a load balancer, or as the last answer on it `says_close`.
     """
 
     def __init__(
@@ -233,17 +233,20 @@ class Http1(Threaded):
         host: str = "127.0.0.1",
         context: ssl.SSLContext | None = None,
         calls_max: int = 10**9,
+        says_close: bool = False,
         answer_s: float = 0.0,
         coding: str = "",
         encode: Callable[[bytes], bytes] = bytes,
     ) -> None:
         super().__init__(host=host, context=context)
         self._calls_max, self._answer_s, self._coding, self._encode = calls_max, answer_s, coding, encode
+        self._says_close = says_close
         self.codings: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(self._calls_max):
+        for number in range(1, self._calls_max + 1):
+            close = "connection: close\r\n" if self._says_close and number == self._calls_max else ""
             _, headers, body = await read_request(reader)
             self.headers.append(headers)
             self.seen["calls"] += 1
@@ -254,7 +257,7 @@ class Http1(Threaded):
                 coding, content = self._coding, self._encode(content)
                 self.codings[coding] += 1
             writer.write(
-                f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: {coding}\r\n"
+                f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: {coding}\r\n{close}"
                 f"content-length: {len(content)}\r\n\r\n".encode()
                 + content
             )

@@ -63,7 +63,7 @@ async def kinds(exchange: PyreqwestExchange, count: int) -> Counter[str]:
     )
 
 
-def later(monkeypatch: pytest.MonkeyPatch, *, by_s: float) -> None:
+def time_passes(monkeypatch: pytest.MonkeyPatch, *, by_s: float) -> None:
     loop = asyncio.get_running_loop()
     now_s = loop.time
     monkeypatch.setattr(loop, "time", lambda: now_s() + by_s)
@@ -151,7 +151,7 @@ async def test_a_name_that_means_another_machine_is_followed_and_no_call_is_cut(
             slow = asyncio.ensure_future(kinds(exchange, 10))
             await wait_until(lambda: old.seen["calls"] == 10)
             names.means[NAME] = ["127.0.0.3", "127.0.0.2"]
-            later(monkeypatch, by_s=331)
+            time_passes(monkeypatch, by_s=331)
             beside = asyncio.ensure_future(told(exchange))
             await wait_until(lambda: exchange._renewal is not None)
             await exchange._renewal
@@ -174,7 +174,7 @@ async def test_a_name_that_means_the_same_machine_among_others_changes_nothing(
         async with exchanging(pki, server.port) as exchange:
             assert TEXTS[0] == await told(exchange)
             names.means[NAME] = ["127.0.0.2", "127.0.0.1"]
-            later(monkeypatch, by_s=31)
+            time_passes(monkeypatch, by_s=31)
             assert TEXTS[0] == await told(exchange)
             await exchange._renewal
             assert TEXTS[0] == await told(exchange)
@@ -194,7 +194,7 @@ async def test_a_resolver_that_is_down_fails_no_call_that_needs_none(
             first = await kinds(exchange, 5)
             names.means.clear()
             names.silent = fault == "silent"
-            later(monkeypatch, by_s=31)
+            time_passes(monkeypatch, by_s=31)
             async with asyncio.timeout(3):
                 later = [await kinds(exchange, 5) for _ in range(5)]
 
