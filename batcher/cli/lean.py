@@ -6,6 +6,7 @@ neither an array nor a traceback. A program that has them loaded already keeps t
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import sys
@@ -15,12 +16,15 @@ from collections.abc import Iterator
 # them 2,300 times in a run of ten seconds: a quarter of the CPU. With 20,000 it was still 4 %, and 125 ms at a stretch.
 _GC_THRESHOLDS = (100_000, 20, 50)
 
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+
 _WITHOUT = {"pyarrow": "numpy", "pyarrow.compute": "numpy", "structlog": "rich"}
 
 
 @contextlib.contextmanager
 def lean_imports() -> Iterator[None]:
     """Import what is heavy inside this block, before threads begin."""
+    _share_one_heap()
     is_collecting = gc.isenabled()
     # A hundred thousand functions and classes are made, and none of them is garbage: 30 ms of looking.
     gc.disable()
@@ -33,6 +37,12 @@ def lean_imports() -> Iterator[None]:
         gc.set_threshold(*_GC_THRESHOLDS)
         if is_collecting:
             gc.enable()
+
+
+def _share_one_heap() -> None:
+    """Where glibc is: each thread would keep a heap of its own, of which hardly anything is ever given back."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _import_without(companion: str, package: str) -> None:
