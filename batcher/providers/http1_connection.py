@@ -9,12 +9,13 @@ import select
 import socket
 from typing import Protocol, cast
 
-from batcher.providers.http1_errors import AnswerTimeout, BrokenHead, ConnectionClosed, Http1Error
+from batcher.providers.http1_errors import AnswerTimeout, BrokenHead, ConnectFailed, ConnectionClosed, Http1Error
 from batcher.providers.http1_parse import CUT, Http1Response, ResponseReader
 
 # Up to this a body is copied behind its head, which costs less than handing over two pieces.
 _JOINED_BYTES_MAX = 64 * 2**10
 _CLOSED = "the connection was closed before an answer came"
+_CLOSED_UNSENT = "the connection was closed before the request was sent"
 
 
 class Owner(Protocol):
@@ -44,12 +45,13 @@ class Connection(asyncio.Protocol):
         until_s: In the loop's time: the deadline of the exchange, or of its being free.
     """
 
-    __slots__ = ("_answer", "_owner", "_reader", "_transport", "until_s")
+    __slots__ = ("_answer", "_owner", "_reader", "_transport", "_unsent", "until_s")
 
     def __init__(self, owner: Owner, *, body_bytes_max: int, error_bytes_max: int) -> None:
         self._owner = owner
         self._reader = ResponseReader(body_bytes_max=body_bytes_max, error_bytes_max=error_bytes_max)
         self._answer: asyncio.Future[Http1Response] | None = None
+        self._unsent: tuple[bytes, ...] = ()
         self.until_s = 0.0
 
     @property
@@ -75,14 +77,23 @@ class Connection(asyncio.Protocol):
         return not poll.poll(0)
 
     def ask(self, head: bytes, body: bytes, answer: "asyncio.Future[Http1Response]", until_s: float) -> None:
-        """Send a request; `answer` gets its response, or an `Http1Error`."""
+        """Take a request, which `send` sends; `answer` gets its response, or an `Http1Error`.
+
+        A connection that ends between the two was no connection: the error is `ConnectFailed`.
+        """
         self._answer = answer
         self.until_s = until_s
         if len(body) <= _JOINED_BYTES_MAX:
-            self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            self._unsent = (b"%b%d\r\n\r\n%b" % (head, len(body), body),)
         else:
-            self._transport.write(b"%b%d\r\n\r\n" % (head, len(body)))
-            self._transport.write(body)
+            self._unsent = (b"%b%d\r\n\r\n" % (head, len(body)), body)
+
+    def send(self) -> None:
+        """Send the request that was taken, if somebody still waits for its answer."""
+        unsent, self._unsent = self._unsent, ()
+        if self._answer is not None and self.is_open:
+            for piece in unsent:
+                self._transport.write(piece)
 
     def give_up(self, answer: "asyncio.Future[Http1Response]") -> None:
         """Nobody waits for this answer any more: the connection is closed, since the answer would be another's."""
@@ -120,9 +131,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._answer is None:
-            # Nobody asked: whatever it is, the next answer could not be told from it.
-            self.drop()
+        if self._answer is None or self._unsent:
+            # Nobody asked, or not yet: whatever it is, an answer could not be told from it.
+            self.fail(_CLOSED)
             return
         try:
             if not self._reader.feed(data):
@@ -165,6 +176,8 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: Http1Error, cause: Exception | None = None) -> None:
         answer, self._answer = self._answer, None
         self.drop()
+        if self._unsent:
+            error = ConnectFailed(_CLOSED_UNSENT)
         if answer is not None and not answer.done():
             error.__cause__ = cause
             answer.set_exception(error)

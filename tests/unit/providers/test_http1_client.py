@@ -321,11 +321,55 @@ async def test_a_call_cancelled_after_its_answer_leaves_the_connection_to_the_ne
         first, second = loop.create_future(), loop.create_future()
         server.client._take(0.0)
         connection.ask(server.client._head, b"first", first, loop.time() + 5)
+        connection.send()
         await first
         server.client._take(0.0)
         connection.ask(server.client._head, b"second", second, loop.time() + 5)
+        connection.send()
         connection.give_up(first)
         assert b"second" == (await second).body
+
+
+@on_both_loops
+async def test_what_comes_before_the_request_is_sent_is_not_its_answer() -> None:
+    """Requests of one turn of the loop go out together at its end: an answer that was late until then is another's."""
+    async with Server(echo) as server:
+        await server.post()
+        (writer,) = server.writers
+        writer.write(response(b"somebody else's"))
+        await writer.drain()
+        (connection,) = server.client._all
+        answer = asyncio.get_running_loop().create_future()
+        server.client._take(asyncio.get_running_loop().time())
+        connection.ask(server.client._head, b"mine", answer, asyncio.get_running_loop().time() + 5)
+        with pytest.raises(ConnectFailed):
+            await answer
+        connection.send()
+        assert b"next" == await server.post(b"next")
+    assert [b"{}", b"next"] == server.bodies
+
+
+@on_both_loops
+async def test_a_call_given_up_before_it_is_sent_is_never_sent() -> None:
+    async with Server(echo) as server:
+        await server.post()
+        (connection,) = server.client._all
+        answer = asyncio.get_running_loop().create_future()
+        server.client._take(asyncio.get_running_loop().time())
+        connection.ask(server.client._head, b"never", answer, asyncio.get_running_loop().time() + 5)
+        connection.give_up(answer)
+        connection.send()
+        assert b"next" == await server.post(b"next")
+    assert [b"{}", b"next"] == server.bodies
+
+
+@on_both_loops
+async def test_many_calls_of_one_turn_of_the_loop_are_all_sent() -> None:
+    """More than go out together, and bodies that are too large to be joined to their heads."""
+    async with Server(echo) as server:
+        bodies = [b"%d" % number * (1 if number % 7 else 100_000) for number in range(100)]
+        for _ in range(2):
+            assert bodies == await asyncio.gather(*map(server.post, bodies))
 
 
 @on_both_loops
