@@ -8,7 +8,7 @@ are kept in `run.json`, and booked from there.
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -36,20 +36,11 @@ UNFINISHED = "unfinished"
 """The part of `run.json`'s totals that is of calls whose rows have no outcome, or one with an unknown cost."""
 
 
-class BookingSink:
-    """Puts outcomes into the journal, and books on the ledger and the budget what the journal has kept."""
-
-    def __init__(self, journal: Journal, ledger: Ledger, budget: Budget | None) -> None:
-        self._journal = journal
-        self._ledger = ledger
-        self._budget = budget
-
-    async def put(self, outcome: Outcome) -> None:
-        """See `Sink`."""
-        await self._journal.put(outcome)
-        self._ledger.add(outcome)
-        if self._budget is not None:
-            self._budget.journalled(outcome.cost_usd)
+def book(outcomes: Sequence[Outcome], ledger: Ledger, budget: Budget | None) -> None:
+    """Book on the ledger and the budget what the journal has kept."""
+    ledger.add(*outcomes)
+    if budget is not None:
+        budget.journalled(*[outcome.cost_usd for outcome in outcomes])
 
 
 def refuse_unpriced(job: Job, *, at: datetime) -> None:

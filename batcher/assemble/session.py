@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Literal
 
-from batcher.assemble.books import UNFINISHED, BookingSink, Purse, raise_hint, run_command, shown, take_over
+from batcher.assemble.books import UNFINISHED, Purse, book, raise_hint, run_command, shown, take_over
 from batcher.assemble.closing import Judged, last_lines
 from batcher.assemble.findings import Applied
 from batcher.assemble.prepare import Prepared, local_model
@@ -210,14 +210,9 @@ class Session:
         if counts.done:
             self._say_line(f"going on: {counted(counts.done, 'row')} done before")
         done = journal.done
+        journal.on_kept = partial(book, ledger=self._ledger, budget=purse.budget)
         return Engine(
-            Parts(
-                source=prepared.source,
-                renderer=prepared.renderer,
-                caller=stack.caller,
-                checker=prepared.checker,
-                sink=BookingSink(journal, self._ledger, purse.budget),
-            ),
+            Parts(prepared.source, prepared.renderer, stack.caller, prepared.checker, journal),
             EnginePlan(
                 workers=stack.workers,
                 asks_max=1 + prepared.loaded.job.answer.attempts,

@@ -160,13 +160,12 @@ def build_stack(
     """
     chance = random.Random(seed)
     wire = ChatWire(endpoint.model, job.params, response_format)
-    in_all = job.limits.concurrency
     common = _Common(
         wire=wire,
         structured=StructuredSupport(has_format=wire.has_format),
         contact=Contact(endpoint.base_url, is_first=is_first),
         turnstile=_turnstile(job, tools),
-        limits=LimitSet(Permits(in_all) if isinstance(in_all, int) else None, *_rates(job.limits, tools)),
+        limits=LimitSet(_shared_permits(job, endpoint), *_rates(job.limits, tools)),
         estimator=TokenEstimator(),
         wall=_wall(job, endpoint, wire, price, budget),
         hedge=_hedge(job, price),
@@ -305,11 +304,15 @@ def _wall(job: Job, endpoint: Endpoint, wire: ChatWire, price: AnyPrice | None, 
 
 
 def _fixed_concurrency(job: Job) -> int | None:
-    """Calls in flight for each key: what its provider says, else what the job has in all; None is `auto`."""
-    for concurrency in (job.sole_provider.limits.concurrency, job.limits.concurrency):
-        if isinstance(concurrency, int):
-            return concurrency
-    return None
+    """Calls in flight for each key: what its provider says, and no more than the job has in all; None is `auto`."""
+    said = (job.sole_provider.limits.concurrency, job.limits.concurrency)
+    return min((one for one in said if isinstance(one, int)), default=None)
+
+
+def _shared_permits(job: Job, endpoint: Endpoint) -> Permits | None:
+    """For the calls of all keys together; one key alone has permits enough of its own."""
+    in_all = job.limits.concurrency
+    return Permits(in_all) if isinstance(in_all, int) and len(endpoint.keys) > 1 else None
 
 
 def _concurrency(job: Job, endpoint: Endpoint) -> int | AdaptiveConcurrency:

@@ -32,8 +32,8 @@ class Flight:
         """Nothing boards from now on: the run is stopping."""
         self.is_closed = True
 
-    def board(self) -> None:
-        """The current task is about to send.
+    def board(self) -> "asyncio.Task[object] | None":
+        """The current task is about to send; it is returned, for `hold`.
 
         Raises:
             StoppedError: The run is stopping; nothing more is sent.
@@ -42,14 +42,16 @@ class Flight:
             raise StoppedError("the run is stopping")
         if self._loop is None:  # looked up once: to ask for the running loop is a system call each time
             self._loop = asyncio.get_running_loop()
-        self._tasks[asyncio.current_task(self._loop)] = None
+        task = asyncio.current_task(self._loop)
+        self._tasks[task] = None
+        return task
 
-    def hold(self, release: Callable[[], None]) -> None:
-        """The current task's call was answered; `release` gives its place back when the task leaves."""
-        self._tasks[asyncio.current_task(self._loop)] = release
+    def hold(self, task: "asyncio.Task[object] | None", release: Callable[[], None]) -> None:
+        """The task's call was answered; `release` gives its place back when the task leaves."""
+        self._tasks[task] = release
 
-    def leave(self) -> None:
-        """The current task has nothing to lose any more."""
-        release = self._tasks.pop(asyncio.current_task(self._loop), None)
+    def leave(self, task: "asyncio.Task[object] | None" = None) -> None:
+        """The current task, which may be given, has nothing to lose any more."""
+        release = self._tasks.pop(task or asyncio.current_task(self._loop), None)
         if release is not None:
             release()

@@ -114,7 +114,8 @@ class Engine:
         if not self._stopping.is_set():
             # Also where the input broke off: the rows before the break are finished.
             for held in self._doom.flush():
-                await self._put(held)
+                await self._parts.sink.put(held)
+                self._progress.add(held)
         if self._error is not None:
             raise self._error
 
@@ -130,16 +131,19 @@ class Engine:
                 self._error = error
 
     async def _work(self) -> None:
+        feed, sink, progress, flight = self._feed, self._parts.sink, self._progress, self._flight
+        this = asyncio.current_task()
         try:
-            while (row := await self._feed.next()) is not None:
+            while (row := feed.take() or await feed.next()) is not None:
                 outcome = await self._ask(row)
                 for kept in self._doom.release(outcome):
-                    await self._put(kept)
-                self._flight.leave()
+                    await sink.put(kept)
+                    progress.add(kept)
+                flight.leave(this)
         except BatcherError as error:
             self.stop(error)
         finally:
-            self._flight.leave()
+            flight.leave(this)
 
     async def _ask(self, row: Row) -> Outcome:
         """Ask for one row until its answer is valid, its asks are used up, or its call failed for good."""
@@ -169,10 +173,6 @@ class Engine:
                 request = parts.renderer.again(first, verdict.answer, verdict.again)
                 continue
             return settle_reply(request, reply, verdict, spend, now_s=self._clock.now(), model=plan.model)
-
-    async def _put(self, outcome: Outcome) -> None:
-        await self._parts.sink.put(outcome)
-        self._progress.add(outcome)
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
         """After a stop: drop the rows that wait, give those on the wire `grace_s`, then drop them too."""

@@ -102,9 +102,15 @@ class RowFeed:
         self._rows.clear()
         self.finish()
 
+    def take(self) -> Row | None:
+        """The next row if a call could begin with it at once. None is no end: `next` waits, or tells it."""
+        if self._rows and (self._places is None or self._places.free() > 0):
+            return self._pop()
+        return None
+
     async def next(self) -> Row | None:
         """The next row to ask, once a call could begin with it, or None when there are no more."""
-        is_called = self._places is None
+        is_called = False
         while True:
             if not self._rows:
                 if self._is_finished:
@@ -113,13 +119,17 @@ class RowFeed:
                 future = asyncio.get_running_loop().create_future()
                 self._waiting.append(future)
                 await future
-            elif is_called or self._places.free() > 0:  # type: ignore[union-attr]  # without places everybody is called
-                break
+            elif is_called:
+                return self._pop()
+            elif (row := self.take()) is not None:
+                return row
             else:
                 future = asyncio.get_running_loop().create_future()
                 self._idle.append(future)
                 await future
                 is_called = True
+
+    def _pop(self) -> Row:
         row = self._rows.popleft()
         if len(self._rows) < self._rows_low:
             self._hungry.set()

@@ -14,7 +14,7 @@ One process at a time may have a journal open; the run's lock sees to that.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
@@ -61,17 +61,17 @@ class Journal:
         self._log = log
         self._retired: list[OpenLog] = []  # full, not yet synced and closed
         self._unsealed: list[OpenLog] = []  # synced and closed, no segment yet
-        self._pending: list[tuple[bytes, int, asyncio.Future[None]]] = []
+        self._pending: list[tuple[bytes, Outcome, asyncio.Future[None]]] = []
         self._unsynced_bytes = 0
         self._refusal: BaseException | None = None
         self._trouble: BaseException | None = None
         self.troubled = asyncio.Event()
+        self.on_kept: Callable[[Sequence[Outcome]], None] | None = None
+        """Called with the outcomes of each write, before those who put them go on."""
         self._is_dirty, self._is_full, self._has_room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._has_room.set()
-        self._is_closed = False
-        self._sync_lock = asyncio.Lock()
-        self._threads = threads
-        self._loop = asyncio.get_running_loop()
+        self._is_closed, self._sync_lock = False, asyncio.Lock()
+        self._threads, self._loop = threads, asyncio.get_running_loop()
         self._syncing = self._loop.create_task(self._sync_forever())
         self._rotating = self._loop.create_task(self._rotate_forever())
         for task in (self._syncing, self._rotating):
@@ -184,7 +184,7 @@ class Journal:
         if not self._pending:
             self._loop.call_soon(self._flush)
         kept = self._loop.create_future()
-        self._pending.append((framed, outcome.row, kept))
+        self._pending.append((framed, outcome, kept))
         await kept
 
     async def close(self) -> None:
@@ -245,8 +245,8 @@ class Journal:
             self._log.append(chunk)
         except StorageError as error:
             self._refuse(error)
-            for _, row, kept in pending:
-                self._tally.remove(row)
+            for _, outcome, kept in pending:
+                self._tally.remove(outcome.row)
                 if not kept.done():
                     kept.set_exception(error)
             return
@@ -258,6 +258,8 @@ class Journal:
         for _, _, kept in pending:
             if not kept.done():
                 kept.set_result(None)
+        if self.on_kept is not None:
+            self.on_kept([outcome for _, outcome, _ in pending])
 
     def _look_for_room(self) -> None:
         """Let `put` wait while the disk is behind: with its syncs, or with sealing, which reads a log whole."""

@@ -16,6 +16,7 @@ import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
 from decimal import ROUND_CEILING, Context, Decimal
+from functools import reduce
 
 import msgspec
 
@@ -114,7 +115,7 @@ class Budget:
         self._cap_usd = cap_usd
         self._before = before
         self._pledge = pledge
-        self._advice = advice
+        self._because = f" ({advice})" if advice else ""
         self._hint = hint
         self._spent_before_usd = _add(spent_usd, before.unfinished_usd)
         self._unknown_before_usd = _add(before.at_risk_usd, before.lost_usd)
@@ -204,8 +205,9 @@ class Budget:
                 self._pump()
             raise
 
-    def journalled(self, cost_usd: Decimal | None) -> None:
-        """An outcome with this cost is in the journal; None, an unknown one, stays on this side's books."""
+    def journalled(self, *costs_usd: Decimal | None) -> None:
+        """Outcomes with these costs are in the journal; None, an unknown one, stays on this side's books."""
+        cost_usd = reduce(_add, filter(None, costs_usd), _ZERO)
         if cost_usd:
             self._journalled_usd = _add(self._journalled_usd, cost_usd)
             if self._line_usd < self._cap_usd:
@@ -329,14 +331,14 @@ class Budget:
         spent, held = dollars(self.spent_usd), dollars(self.held_usd, up=True)
         if worst_usd > self._cap_usd and not self.spent_usd and not self.held_usd:
             return BudgetError(
-                f"the budget of {cap} cannot hold one call, which may cost up to {worst}{self._because()}",
+                f"the budget of {cap} cannot hold one call, which may cost up to {worst}{self._because}",
                 hint="set params.max_tokens to what an answer needs, or raise budget.usd in the job",
             )
         unknown = f", {held} held for calls whose bill is not known" if self.held_usd else ""
         left_usd = _subtract(self._cap_usd, self._booked_usd())
         if left_usd > self._cap_usd * LEFT_SHARE:
             # One request much larger than the others: "used up" would send people to look for the wrong thing.
-            left = f"{dollars(left_usd)} left, and the call could cost up to {worst}{self._because()}"
+            left = f"{dollars(left_usd)} left, and the call could cost up to {worst}{self._because}"
             return BudgetError(
                 f"the budget of {cap} cannot hold the next call: {spent} spent{unknown}, {left}",
                 hint=f"{self._hint}; or leave so large a row out (input.where)",
@@ -345,6 +347,3 @@ class Budget:
             f"the budget of {cap} is used up: {spent} spent{unknown}; the next call could cost up to {worst}",
             hint=self._hint,
         )
-
-    def _because(self) -> str:
-        return f" ({self._advice})" if self._advice else ""

@@ -72,22 +72,23 @@ class Ledger:
     def __init__(self) -> None:
         self._accounts: dict[Account, Totals] = {}
 
-    def add(self, outcome: Outcome) -> None:
-        """Book one outcome. It is for the caller to book each once."""
-        account = (outcome.provider, outcome.asked_model or outcome.model)
-        totals = self._accounts.get(account)
-        if totals is None:
-            totals = self._accounts[account] = Totals()
-        totals.rows += 1
-        totals.calls += outcome.attempts
-        totals.input_tokens += outcome.input_tokens or 0
-        totals.cached_tokens += outcome.cached_tokens or 0
-        totals.output_tokens += outcome.output_tokens or 0
-        totals.reasoning_tokens += outcome.reasoning_tokens or 0
-        if outcome.cost_usd is None:
-            totals.rows_cost_unknown += 1
-        else:
-            totals.cost_usd += outcome.cost_usd
+    def add(self, *outcomes: Outcome) -> None:
+        """Book outcomes. It is for the caller to book each once."""
+        for outcome in outcomes:
+            account = (outcome.provider, outcome.asked_model or outcome.model)
+            totals = self._accounts.get(account)
+            if totals is None:
+                totals = self._accounts[account] = Totals()
+            totals.rows += 1
+            totals.calls += outcome.attempts
+            totals.input_tokens += outcome.input_tokens or 0
+            totals.cached_tokens += outcome.cached_tokens or 0
+            totals.output_tokens += outcome.output_tokens or 0
+            totals.reasoning_tokens += outcome.reasoning_tokens or 0
+            if outcome.cost_usd is None:
+                totals.rows_cost_unknown += 1
+            else:
+                totals.cost_usd += outcome.cost_usd
 
     def add_totals(self, totals: Totals, *, provider: str | None, model: str | None) -> None:
         """Book sums of rows that were there before, so that a resume of a million rows adds once an account."""

@@ -6,6 +6,7 @@ what was reserved, a 429 pauses the key for all its rows, and a failure that spe
 at the breaker, which says whether it counts against the row too.
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -54,6 +55,7 @@ class Hedge(Protocol):
 class _Entry(msgspec.Struct, frozen=True):
     ticket: Pass
     taken: Taken
+    task: "asyncio.Task[object] | None"
 
 
 class GatedCaller:
@@ -128,7 +130,7 @@ class GatedCaller:
         try:
             if self._hedge is None:
                 reply = await self._send(request, entry)
-                self._flight.hold(self._room.release)
+                self._flight.hold(entry.task, self._room.release)
                 return reply
             return await self._hedge.race(lambda: self._send_alone(request, entry), lambda: self._second(request))
         except CallError as error:
@@ -181,8 +183,7 @@ class GatedCaller:
             return None
         ticket = breaker.enter(now_s)
         assert ticket is not None  # a closed breaker lets everyone through
-        self._flight.board()
-        return _Entry(ticket, taken)
+        return _Entry(ticket, taken, self._flight.board())
 
     async def _enter(self, request: Request) -> _Entry:
         """Wait until everything lets this call through at the same time."""
@@ -198,7 +199,7 @@ class GatedCaller:
         """Take permits, budget and rates; None, and nothing taken, where something was shut meanwhile."""
         taken = Taken([])
         has_permits = False
-        ticket: Pass | None = None
+        entry: _Entry | None = None
         try:
             await self._room.acquire()
             has_permits = True
@@ -211,11 +212,10 @@ class GatedCaller:
                     entered = self._turnstile.enter(self._clock.monotonic(), is_candidate=is_candidate)
                     is_candidate = False
                     if entered is not None:
-                        self._board(entered)
-                        ticket = entered
-            return None if ticket is None else _Entry(ticket, taken)
+                        entry = self._board(entered, taken)
+            return entry
         finally:
-            if ticket is None:
+            if entry is None:
                 if has_permits:
                     self._room.release()
                 taken.cancel()
@@ -252,9 +252,9 @@ class GatedCaller:
     def _is_shut(self, *, is_candidate: bool) -> bool:
         return self.rest_s > 0 or (self._turnstile.breaker.is_open and not is_candidate)
 
-    def _board(self, ticket: Pass) -> None:
+    def _board(self, ticket: Pass, taken: Taken) -> _Entry:
         try:
-            self._flight.board()
+            return _Entry(ticket, taken, self._flight.board())
         except StoppedError:
             self._turnstile.breaker.abandon(ticket)
             raise

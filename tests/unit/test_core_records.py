@@ -73,6 +73,11 @@ async def test_a_flight_knows_the_tasks_on_board() -> None:
     assert (1, True) == (len(flight), task in flight)
     flight.leave()
     assert (0, False) == (len(flight), task in flight)
+    given_back: list[str] = []
+    flight.hold(flight.board(), lambda: given_back.append("place"))
+    flight.leave(task)
+    flight.leave(task)
+    assert ["place"] == given_back
     flight.close()
     with pytest.raises(StoppedError):
         flight.board()

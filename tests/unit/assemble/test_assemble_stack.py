@@ -51,4 +51,8 @@ TWO_KEYS = 'base_url: "http://127.0.0.1:1/v1", api_key: ["${A}", "${B}"]'
 )
 async def test_calls_in_flight_are_what_the_job_says(tmp_path: Path, more: str, in_flight: int) -> None:
     """Limits under `provider` hold for each key, those of the job for all together; the tighter one counts."""
-    assert (await stack_of(tmp_path, more)).concurrency == in_flight
+    stack = await stack_of(tmp_path, more)
+    assert in_flight == stack.concurrency
+    if in_flight != LIMIT_MAX:  # `auto` begins with less
+        assert stack.places is not None
+        assert in_flight == stack.places.free()

@@ -5,6 +5,7 @@ import threading
 
 from batcher.core.records import Row
 from batcher.engine.feed import RowFeed
+from batcher.limits.concurrency import Permits, Places
 from batcher.testing.clock import settle
 from batcher.testing.fakes import FakeSource
 
@@ -28,6 +29,18 @@ async def test_a_batch_that_comes_after_the_drop_is_dropped_too() -> None:
 
     assert await feed.next() is None
     assert feed.rows_total is None, "the end was not seen"
+
+
+async def test_a_row_is_had_at_once_only_where_a_call_could_begin() -> None:
+    permits = Permits(1)
+    feed = RowFeed(FakeSource(2), start=0, wanted=lambda row: True, places=Places(None, [permits]))
+    assert feed.take() is None, "nothing is read yet"
+    await feed.read()
+    permits.try_acquire()
+    assert feed.take() is None, "no place is free"
+    permits.release()
+    assert [0, 1] == [row.index for _ in range(2) if (row := feed.take()) is not None]
+    assert feed.take() is None
 
 
 async def test_all_who_wait_are_let_go_at_the_end() -> None:

@@ -115,6 +115,8 @@ async def test_a_second_outcome_of_a_row_is_an_error(tmp_path) -> None:
 async def test_a_cancelled_put_is_kept_all_the_same(tmp_path) -> None:
     """Cancelling the wait must neither lose the answer nor disturb the others of its group."""
     journal = await opened(tmp_path)
+    kept: list[list[int]] = []
+    journal.on_kept = lambda outcomes: kept.append([outcome.row for outcome in outcomes])
     puts = [asyncio.create_task(journal.put(outcome(row))) for row in range(3)]
     await asyncio.sleep(0)
     puts[1].cancel()
@@ -122,6 +124,8 @@ async def test_a_cancelled_put_is_kept_all_the_same(tmp_path) -> None:
 
     assert [None, asyncio.CancelledError, None] == [r if r is None else type(r) for r in results]
     assert 3 == len(journal.done)
+    # The books follow the journal and not those who put: what it cost would be paid by nobody otherwise.
+    assert [[0, 1, 2]] == kept
     await journal.close()
     assert ["answer 0", "answer 1", "answer 2"] == await answers(tmp_path, 3)
 
@@ -258,6 +262,7 @@ async def test_a_failed_write_is_told_to_all_of_its_group_and_later(tmp_path) ->
     """Nobody takes an answer for kept that is not, and `done` says so too."""
     disk = FaultyDisk(LocalDisk(), fail_at=5, error_number=errno.EIO)
     journal = await opened(tmp_path, disk)
+    journal.on_kept = lambda outcomes: pytest.fail(f"{len(outcomes)} are booked and not kept")
     assert ["open_log", "reserve", "append", "sync"] == disk.operations
 
     results = await asyncio.gather(journal.put(outcome(0)), journal.put(outcome(1)), return_exceptions=True)
