@@ -25,10 +25,10 @@ from clients import Asker
 from processes import choose_cores, run_measured, serving
 
 from batcher.providers.exchange import Exchange
-from batcher.providers.plain_exchange import PlainExchange
+from batcher.providers.plain_exchange import plain_exchange
 from batcher.providers.pyreqwest_exchange import PyreqwestExchange
 
-CLIENTS = {"own": PlainExchange, "pyreqwest": PyreqwestExchange}
+CLIENTS = {"own": plain_exchange, "pyreqwest": PyreqwestExchange}
 
 
 @dataclass(frozen=True, slots=True)

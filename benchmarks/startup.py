@@ -96,7 +96,7 @@ def child(job: Path) -> None:
         marks.end("import pydantic, ruamel.yaml, the job's model")
         from batcher.assemble import run, session  # noqa: PLC0415
     marks.end("import the rest of batcher, jinja2, asyncio")
-    from batcher.providers import plain_exchange  # noqa: PLC0415
+    from batcher.providers import http1, plain_exchange  # noqa: F401, PLC0415
 
     marks.end("import the HTTP client")
     marks.after(run, "load_job", "read and check the job file")
@@ -104,7 +104,7 @@ def child(job: Path) -> None:
     marks.before(session, "run_loop", "take the lock, make the run directory, write job.yaml and run.json")
     marks.before(session, "build_stack", "start the loop, price, open the journal")
     marks.after(session, "build_stack", "build the callers")
-    marks.before(plain_exchange.PlainExchange, "post", "start the engine, read, render")
+    marks.before(http1.Http1Client, "post", "start the engine, read, render")
     with Path(os.devnull).open("w") as nobody, contextlib.redirect_stderr(nobody):
         run.run_job(job, run.RunOptions(runs=Path("runs"), is_fresh=True))
     print(json.dumps(marks.phases_ms))

@@ -39,7 +39,7 @@ class Counted:
 
 def stub_http(counted: Counted, rows: int) -> None:  # noqa: ARG001
     """Answer from memory, a few in each turn of the loop."""
-    from batcher.providers.exchange import Answered  # noqa: PLC0415
+    from batcher.providers.exchange import Received  # noqa: PLC0415
     from batcher.providers.http import HttpCaller  # noqa: PLC0415
 
     body = completion(LABELS[0], 0)
@@ -48,7 +48,7 @@ def stub_http(counted: Counted, rows: int) -> None:  # noqa: ARG001
         def __init__(self) -> None:
             self._waiting: list[asyncio.Future[None]] = []
 
-        async def post(self, _: bytes) -> Answered:
+        async def post(self, _: bytes) -> Received:
             counted.uses["http"] += 1
             loop = asyncio.get_running_loop()
             if not self._waiting:
@@ -56,7 +56,7 @@ def stub_http(counted: Counted, rows: int) -> None:  # noqa: ARG001
             future = loop.create_future()
             self._waiting.append(future)
             await future
-            return Answered(body, {})
+            return Received(body, {})
 
         def _answer(self) -> None:
             now, self._waiting = self._waiting[:ANSWERS_PER_TURN], self._waiting[ANSWERS_PER_TURN:]

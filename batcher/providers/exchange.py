@@ -37,11 +37,22 @@ TOO_LARGE = f"the response is larger than {BODY_BYTES_MAX // 2**20} MiB"
 """What is said of one that is."""
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """A 200 response: its body, decompressed, and its headers by name, in any case.
+class Answered(Protocol):
+    """A 200 response, as its client keeps it: a copy would cost more than all that is ever read of it."""
 
-    The headers are as the client keeps them: a copy would cost more than all that is ever read of them.
-    """
+    @property
+    def body(self) -> bytes:
+        """Whole and decompressed."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name, in any case."""
+        ...
+
+
+class Received(msgspec.Struct, frozen=True):
+    """An `Answered` made of its parts."""
 
     body: bytes
     headers: Mapping[str, str]
@@ -73,10 +84,10 @@ def make_exchange(
         from batcher.providers.sdk_exchange import SdkExchange  # noqa: PLC0415  # half a second
 
         return SdkExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)
-    from batcher.providers.plain_exchange import PlainExchange, suits  # noqa: PLC0415  # not where the SDK is asked for
+    from batcher.providers.plain_exchange import plain_exchange, suits  # noqa: PLC0415  # not where the SDK is asked for
 
     if suits(base_url, network):
-        return PlainExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+        return plain_exchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
     from batcher.providers.pyreqwest_exchange import PyreqwestExchange  # noqa: PLC0415  # nor for plain addresses
 
     return PyreqwestExchange(base_url=base_url, api_key=api_key, timeout_s=timeout_s, network=network)

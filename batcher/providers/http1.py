@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from batcher.providers.addresses import Addresses, is_whole
+from batcher.providers.failures import BrokenBody, StatusFailed
 from batcher.providers.http1_connection import Connection
 from batcher.providers.http1_content import ACCEPT_ENCODING, decode
-from batcher.providers.http1_errors import BrokenContent, ConnectFailed, ConnectTimedOut
+from batcher.providers.http1_errors import ConnectFailed, ConnectTimedOut
 from batcher.providers.http1_parse import Http1Response, too_large
 from batcher.providers.http1_turns import Turns
 
@@ -101,11 +102,7 @@ class Http1Client:
         self._all_lost: asyncio.Future[None] | None = None
 
     async def post(self, body: bytes) -> Http1Response:
-        """The response to one request, with any status; its body is whole where the status is 200.
-
-        Raises:
-            Http1Error: One of its classes, which says whether the server can have served the request.
-        """
+        """See `Exchange`; of what is raised without a response, the class says what the server can have seen."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -126,9 +123,11 @@ class Http1Client:
         except asyncio.CancelledError:
             connection.give_up(answer)
             raise
-        if response.fault is None and not response.is_encoded:
+        if response.fault is not None or response.is_encoded:
+            response = await self._finished(response)
+        if response.status == 200:
             return response
-        return await self._finished(response)
+        raise StatusFailed(response.status, response.headers, response.body)
 
     async def close(self) -> None:
         """Close all connections; calls that wait fail."""
@@ -264,7 +263,7 @@ class Http1Client:
         if is_good and len(body) > bytes_max:
             body, fault = b"", too_large(bytes_max)
         if is_good and fault is not None:
-            raise BrokenContent(fault, headers=response.headers, received=body)
+            raise BrokenBody(fault, headers=response.headers, received=body)
         response.body = body[:bytes_max]
         response.fault = fault
         return response

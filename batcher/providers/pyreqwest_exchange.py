@@ -26,6 +26,7 @@ from batcher.providers.exchange import (
     TOO_LARGE,
     USER_AGENT,
     Answered,
+    Received,
     chat_headers,
 )
 from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed, causes_of
@@ -106,7 +107,7 @@ class PyreqwestExchange:
                 self._careful_calls = _CAREFUL_CALLS_MORE
             raise transport_failed(error) from error
         if response.status == 200:
-            return Answered(content, response.headers)
+            return Received(content, response.headers)
         raise StatusFailed(response.status, response.headers, content)
 
     async def _exchange(self, body: bytes) -> tuple[Response, bytes]:

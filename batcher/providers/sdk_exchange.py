@@ -18,6 +18,7 @@ from batcher.providers.exchange import (
     TOO_LARGE,
     USER_AGENT,
     Answered,
+    Received,
     chat_headers,
 )
 from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed, causes_of
@@ -100,7 +101,7 @@ class SdkExchange:
             raise exchange_failed(error) from error
         if response.status_code != 200:
             raise StatusFailed(response.status_code, response.headers, response.content)
-        return Answered(response.content, response.headers)
+        return Received(response.content, response.headers)
 
     async def close(self) -> None:
         """See `Exchange`."""

@@ -20,7 +20,7 @@ from batcher.limits.concurrency import Permits
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.tokens import TokenBucket
-from batcher.providers.exchange import Answered, Exchange
+from batcher.providers.exchange import Answered, Exchange, Received
 from batcher.providers.failures import StatusFailed, TransportFailed
 from batcher.providers.gated import GatedCaller
 from batcher.providers.http import HttpCaller
@@ -144,7 +144,7 @@ class ScriptedExchange:
             given = await self._caller.call(request())
         except CallError:
             raise StatusFailed(413, {}, b"") from None
-        return Answered(b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode(), {})
+        return Received(b'{"choices":[{"message":{"content":"%s"}}]}' % given.text.encode(), {})
 
     async def close(self) -> None: ...
 
@@ -261,7 +261,7 @@ class Bodies:
         self.sent.append(body)
         step = self._steps.pop(0)
         if isinstance(step, bytes):
-            return Answered(step, {})
+            return Received(step, {})
         raise StatusFailed(step[0], {}, json.dumps({"message": step[1]}).encode())
 
     async def close(self) -> None: ...

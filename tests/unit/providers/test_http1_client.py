@@ -11,11 +11,11 @@ import uvloop
 from networks import mute_port
 from raw_server import raw_server, reset, response
 
+from batcher.providers.failures import BrokenBody, StatusFailed
 from batcher.providers.http1 import CONNECTS_MAX, Http1Client
 from batcher.providers.http1_connection import Connection
 from batcher.providers.http1_errors import (
     AnswerTimeout,
-    BrokenContent,
     BrokenHead,
     ConnectFailed,
     ConnectionClosed,
@@ -279,7 +279,7 @@ async def test_a_broken_answer_has_its_kind_and_costs_its_connection(wire: bytes
             writer.close()
 
     async with Server(behave) as server:
-        with pytest.raises(BrokenHead if received is None else BrokenContent) as caught:
+        with pytest.raises(BrokenHead if received is None else BrokenBody) as caught:
             await server.post()
         assert b"good" == await server.post()
     if received is not None:
@@ -403,8 +403,9 @@ async def test_no_whole_answer_in_time_is_a_timeout(start: bytes) -> None:
 @on_both_loops
 async def test_the_status_of_an_error_is_worth_more_than_its_end() -> None:
     async with Server(writes(response(b"slow", status="429 X", length=99)), timeout_s=0.2) as server:
-        given = await server.client.post(b"{}")
-    assert (429, b"slow") == (given.status, given.body)
+        with pytest.raises(StatusFailed) as given:
+            await server.post()
+    assert (429, b"slow") == (given.value.status, given.value.body)
 
 
 @on_both_loops
@@ -586,8 +587,9 @@ async def test_an_answer_that_overtakes_its_request_costs_the_connection() -> No
         # 64 MB are more than both sockets hold.
         waiting = await asyncio.start_server(refuse, "127.0.0.1", 0)
         one = client(f"http://127.0.0.1:{waiting.sockets[0].getsockname()[1]}/")
-        given = await one.post(bytes(64 * 2**20))
-        assert (413, b"too long", 0) == (given.status, given.body, len(one._free))
+        with pytest.raises(StatusFailed) as given:
+            await one.post(bytes(64 * 2**20))
+        assert (413, b"too long", 0) == (given.value.status, given.value.body, len(one._free))
         await one.close()
         waiting.close()
     assert not server.bodies
