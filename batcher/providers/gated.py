@@ -8,8 +8,8 @@ at the breaker, which says whether it counts against the row too.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
 
@@ -119,29 +119,33 @@ class GatedCaller:
         """See `pool.Member`."""
         self._rest_elsewhere_s = rest_elsewhere_s
 
-    async def call(self, request: Request) -> Reply:
+    def call(self, request: Request) -> Coroutine[Any, Any, Reply]:
         """See `Caller`. The place of a call that was answered is taken until its task leaves the flight.
 
         Raises:
             KeyRestsError: The row should go to another key.
             BudgetError: The call could pass the budget.
         """
+        # Not async itself: that would be one more layer through which each row has to pass.
+        return self._send(request, None) if self._hedge is None else self._race(request, self._hedge)
+
+    async def _race(self, request: Request, hedge: Hedge) -> Reply:
         entry = self._try_enter(request) or await self._enter(request)
         try:
-            if self._hedge is None:
-                reply = await self._send(request, entry)
-                self._flight.hold(entry.task, self._room.release)
-                return reply
-            return await self._hedge.race(lambda: self._send_alone(request, entry), lambda: self._second(request))
+            return await hedge.race(lambda: self._send(request, entry), lambda: self._second(request))
         except CallError as error:
-            self._flight.leave()
-            if error.kind in RETRYABLE:
-                # Nobody waits out a backoff for a call that would not be sent.
-                self._go_on_or_stop()
+            self._land(error)
             raise
 
-    async def _send(self, request: Request, entry: _Entry) -> Reply:
-        """One exchange, with what was taken for it settled at its end; its permits stay taken if it is answered."""
+    async def _send(self, request: Request, entered: _Entry | None) -> Reply:
+        """One exchange, with what was taken for it settled at its end.
+
+        Args:
+            request: What is asked.
+            entered: One of several copies of a call, which gives its permits back when it ends. None: enter first,
+                and keep the place if there is an answer.
+        """
+        entry = entered or self._try_enter(request) or await self._enter(request)
         started_s = self._clock.monotonic()
         self._progress.in_flight += 1
         if self._lessons is not None:
@@ -153,6 +157,8 @@ class GatedCaller:
             self._room.release()
             if self._turnstile.wants_canary(request.row):
                 error.spend = error.spend + await self._ask_canary()
+            if entered is None:
+                self._land(error)
             raise
         except BaseException:
             self._room.release()
@@ -164,13 +170,18 @@ class GatedCaller:
         finally:
             self._progress.in_flight -= 1
         self._succeeded(reply.spend, entry, request, started_s)
+        if entered is None:
+            self._flight.hold(entry.task, self._room.release)
+        else:
+            self._room.release()
         return reply
 
-    async def _send_alone(self, request: Request, entry: _Entry) -> Reply:
-        """One of several copies: it gives its permits back when it ends."""
-        reply = await self._send(request, entry)
-        self._room.release()
-        return reply
+    def _land(self, error: CallError) -> None:
+        """The call failed: its task has nothing to lose."""
+        self._flight.leave()
+        if error.kind in RETRYABLE:
+            # Nobody waits out a backoff for a call that would not be sent.
+            self._go_on_or_stop()
 
     def _try_enter(self, request: Request) -> _Entry | None:
         """Enter at once if nothing stands in the way: the common case, without a wait."""
@@ -225,7 +236,7 @@ class GatedCaller:
     def _second(self, request: Request) -> Send | None:
         """A second copy of a call that takes long, if everything lets it through at this moment."""
         entry = self._try_enter(request)
-        return None if entry is None else lambda: self._send_alone(request, entry)
+        return None if entry is None else lambda: self._send(request, entry)
 
     async def _rest(self) -> None:
         """Wait out this key's pause, or say that another key is the better place.
