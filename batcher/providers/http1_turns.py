@@ -21,7 +21,7 @@ class Turns:
     def __init__(self, turns_max: int) -> None:
         self._turns_max = turns_max
         self._taken = 0
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
 
     @property
     def taken(self) -> int:
@@ -31,18 +31,22 @@ class Turns:
     @property
     def waiting(self) -> int:
         """How many calls wait."""
-        return sum(not waiter.done() for waiter in self._waiting)
+        return sum(not waiter.done() for _, waiter in self._waiting)
 
-    async def take(self) -> Connection | None:
-        """A connection that became free, or None: make one now, and call `give_back` however that ends."""
+    async def take(self, until_s: float) -> Connection | None:
+        """A connection that became free, or None: make one now, and call `give_back` however that ends.
+
+        Raises:
+            TimeoutError: `end_late` was called after `until_s`, the loop's time, and there was nothing yet.
+        """
         while self._taken >= self._turns_max:
             waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
+            self._waiting.append((until_s, waiter))
             try:
                 connection = await waiter
             except asyncio.CancelledError:
                 # What it waited for may have come in the same turn of the loop as the cancellation.
-                if waiter.done() and not waiter.cancelled():
+                if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._pass_on(waiter.result())
                 raise
             if connection is None or connection.is_open:
@@ -66,6 +70,12 @@ class Turns:
         waiter.set_result(connection)
         return True
 
+    def end_late(self, now_s: float) -> None:
+        """End the waits whose time is over. A timer for each of 10,000 calls would cost more than all else here."""
+        for until_s, waiter in self._waiting:
+            if until_s <= now_s and not waiter.done():
+                waiter.set_exception(TimeoutError())
+
     def _pass_on(self, given: Connection | None) -> None:
         if given is None:
             self.give_back()
@@ -74,7 +84,7 @@ class Turns:
 
     def _first(self) -> "asyncio.Future[Connection | None] | None":
         while self._waiting:
-            waiter = self._waiting.popleft()
+            _, waiter = self._waiting.popleft()
             if not waiter.done():
                 return waiter
         return None

@@ -20,7 +20,7 @@ class Fake:
 
 
 async def waiting(turns: Turns, count: int) -> list[asyncio.Task]:
-    tasks = [asyncio.create_task(turns.take()) for _ in range(count)]
+    tasks = [asyncio.create_task(turns.take(1.0)) for _ in range(count)]
     await settle()
     return tasks
 
@@ -92,3 +92,31 @@ async def test_what_came_in_the_turn_of_the_loop_in_which_the_call_was_cancelled
     assert (connection if gift == "connection" else None) is last.result()
     turns.give_back()
     assert (0, 0, False) == (turns.taken, turns.waiting, connection.is_left)
+
+
+async def test_a_wait_ends_when_its_time_is_over_and_takes_nothing_along() -> None:
+    turns = Turns(1)
+    (_, late) = await waiting(turns, 2)
+    longer = asyncio.create_task(turns.take(2.0))
+    await settle()
+
+    turns.end_late(1.5)
+    await settle()
+
+    with pytest.raises(TimeoutError):
+        late.result()
+    assert (False, 1) == (longer.done(), turns.waiting)
+    turns.give_back()
+    await settle()
+    assert longer.result() is None
+    turns.give_back()
+    assert (0, 0) == (turns.taken, turns.waiting)
+
+
+async def test_a_wait_that_is_cancelled_as_its_time_is_over_is_cancelled() -> None:
+    turns = Turns(1)
+    (_, late) = await waiting(turns, 2)
+    turns.end_late(1.0)
+    late.cancel()
+    await settle()
+    assert late.cancelled()
