@@ -54,6 +54,8 @@ check: lint test ## lint and test
 .PHONY: bench
 bench: $(VENV)/.made/dev ## speed and memory against the rawest client, the SDK loop and others, in one run: 15 minutes
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/scale.py
 
 .PHONY: docs
 docs: $(VENV)/.made/dev ## write the generated pages anew; fails in CI when they differ

@@ -1,6 +1,7 @@
 """What batcher is measured against: clients that ask and forget, one process each.
 
     rawest     uvloop, a keep-alive pool of `asyncio.Protocol`s, msgspec: no future, no task, no timer
+    own        a fixed number of tasks over the HTTP/1.1 client inside batcher and msgspec: without the rest of batcher
     pyreqwest  a fixed number of tasks over pyreqwest and msgspec: a fast HTTP client, alone
     aiohttp    a fixed number of tasks over one `aiohttp.ClientSession`, `json`
     sdk        gather + Semaphore + AsyncOpenAI: the naive loop
@@ -166,6 +167,24 @@ async def ask_rawest(asker: Asker, in_flight: int) -> None:
     await over.wait()
 
 
+async def ask_own(asker: Asker, in_flight: int) -> None:
+    """See the module."""
+    from batcher.providers.failures import StatusFailed  # noqa: PLC0415  # only the client that is measured is loaded
+    from batcher.providers.plain_exchange import plain_exchange  # noqa: PLC0415
+
+    client = plain_exchange(base_url=asker.url, api_key="none", timeout_s=60.0)
+
+    async def work() -> None:
+        while (body := asker.body()) is not None:
+            try:
+                asker.take((await client.post(body)).body)
+            except StatusFailed:
+                asker.ask_again(body)
+
+    await asyncio.gather(*(work() for _ in range(in_flight)))
+    await client.close()
+
+
 async def ask_pyreqwest(asker: Asker, in_flight: int) -> None:
     """See the module."""
     from pyreqwest.client import ClientBuilder  # noqa: PLC0415  # only the client that is measured is loaded
@@ -251,6 +270,7 @@ async def _together(work: Callable[[], Coroutine[Any, Any, None]], count: int, c
 
 CLIENTS: dict[str, Callable[[Asker, int], Coroutine[Any, Any, None]]] = {
     "rawest": ask_rawest,
+    "own": ask_own,
     "pyreqwest": ask_pyreqwest,
     "aiohttp": ask_aiohttp,
     "sdk": ask_sdk,

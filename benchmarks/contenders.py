@@ -15,6 +15,7 @@ from workloads import (
     AIOHTTP,
     BATCHER,
     BATCHER_SDK,
+    OWN,
     PYREQWEST,
     RAWEST,
     SDK,
@@ -95,6 +96,7 @@ CONTENDERS = {
     contender.name: contender
     for contender in (
         Contender(RAWEST, _client("rawest")),
+        Contender(OWN, _client("own")),
         Contender(PYREQWEST, _client("pyreqwest")),
         Contender(AIOHTTP, _client("aiohttp"), rows_share=0.2),
         Contender(SDK, _client("sdk"), rows_share=0.02),

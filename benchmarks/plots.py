@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from profiling import Profile
 from results import Rounds, ratio
-from workloads import AIOHTTP, BATCHER, BATCHER_SDK, PYREQWEST, RAWEST, SDK, TUTORIAL, WORKLOADS
+from workloads import AIOHTTP, BATCHER, BATCHER_SDK, OWN, PYREQWEST, RAWEST, SDK, TUTORIAL, WORKLOADS
 
 # Stand-ins, replaced by variables that follow the colour scheme.
 _INK, _FAINT, _PAPER = "#010203", "#010204", "#010205"
@@ -51,7 +51,7 @@ _GOAL_US, _GOAL_MB = 80, 200
 def plot_rates(rounds: Mapping[str, Rounds]) -> str:
     """Each program's rate as a share of the rawest client's in the same round, a panel for each workload."""
     names = [workload.name for workload in WORKLOADS if workload.name in rounds]
-    order = (RAWEST, PYREQWEST, AIOHTTP, SDK, TUTORIAL, BATCHER, BATCHER_SDK)
+    order = (RAWEST, OWN, PYREQWEST, AIOHTTP, SDK, TUTORIAL, BATCHER, BATCHER_SDK)
     columns = min(2, len(names))
     lines = -(-len(names) // columns)
     with mpl.rc_context(_SETTINGS):
