@@ -36,9 +36,10 @@ UNFINISHED = "unfinished"
 """The part of `run.json`'s totals that is of calls whose rows have no outcome, or one with an unknown cost."""
 
 
-def book(outcomes: Sequence[Outcome], ledger: Ledger, budget: Budget | None) -> None:
-    """Book on the ledger and the budget what the journal has kept."""
-    ledger.add(*outcomes)
+def book(outcomes: Sequence[Outcome], ledger: Ledger, budget: Budget | None, progress: Progress) -> None:
+    """Book on the ledger, the counters and the budget what the journal has kept."""
+    progress.count(outcomes)
+    _count_spending(progress, ledger.add(outcomes))
     if budget is not None:
         budget.journalled(*[outcome.cost_usd for outcome in outcomes])
 
@@ -168,18 +169,24 @@ class Purse:
         if self.budget is not None:
             await self.budget.close()
         if self._before is not None:
+            self._progress.calls.sum_up()
             unfinished = _totals(self._progress.calls).minus(_of_calls(self._ledger.total().minus(self._before)))
             self._before = None
             self._book(unfinished)
-            self._progress.attempts += unfinished.calls
-            self._progress.input_tokens += unfinished.input_tokens
-            self._progress.output_tokens += unfinished.output_tokens
-            self._progress.cost_usd += unfinished.cost_usd
+            _count_spending(self._progress, unfinished)
             self.unfinished.add(unfinished)
 
     def _book(self, unfinished: Totals) -> None:
         if unfinished != Totals():
             self._ledger.add_totals(unfinished, provider=self._job.sole_provider.name, model=self._endpoint.model)
+
+
+def _count_spending(progress: Progress, spent: Totals) -> None:
+    progress.attempts += spent.calls
+    progress.input_tokens += spent.input_tokens
+    progress.output_tokens += spent.output_tokens
+    progress.cost_usd += spent.cost_usd
+    progress.rows_cost_unknown += spent.rows_cost_unknown
 
 
 def _totals(calls: Calls) -> Totals:

@@ -210,7 +210,7 @@ class Session:
         if counts.done:
             self._say_line(f"going on: {counted(counts.done, 'row')} done before")
         done = journal.done
-        journal.on_kept = partial(book, ledger=self._ledger, budget=purse.budget)
+        journal.on_kept = partial(book, ledger=self._ledger, budget=purse.budget, progress=self._progress)
         return Engine(
             Parts(prepared.source, prepared.renderer, stack.caller, prepared.checker, journal),
             EnginePlan(

@@ -115,7 +115,6 @@ class Engine:
             # Also where the input broke off: the rows before the break are finished.
             for held in self._doom.flush():
                 await self._parts.sink.put(held)
-                self._progress.add(held)
         if self._error is not None:
             raise self._error
 
@@ -131,14 +130,13 @@ class Engine:
                 self._error = error
 
     async def _work(self) -> None:
-        feed, sink, progress, flight = self._feed, self._parts.sink, self._progress, self._flight
+        feed, sink, flight = self._feed, self._parts.sink, self._flight
         this = asyncio.current_task()
         try:
             while (row := feed.take() or await feed.next()) is not None:
                 outcome = await self._ask(row)
                 for kept in self._doom.release(outcome):
                     await sink.put(kept)
-                    progress.add(kept)
                 flight.leave(this)
         except BatcherError as error:
             self.stop(error)

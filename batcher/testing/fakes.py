@@ -203,6 +203,7 @@ class MemorySink:
     ) -> None:
         self._fail_at, self._slow, self._seen = fail_at, slow, seen
         self._puts = 0
+        self.on_kept: Callable[[Sequence[Outcome]], None] | None = None
         self.outcomes: dict[int, Outcome] = {}
 
     async def put(self, outcome: Outcome) -> None:
@@ -215,6 +216,8 @@ class MemorySink:
         if outcome.row in self.outcomes:
             raise BatcherError(f"row {outcome.row} has its outcome already")
         self.outcomes[outcome.row] = outcome
+        if self.on_kept is not None:
+            self.on_kept([outcome])
         if self._seen is not None:
             self._seen(outcome)
 

@@ -56,8 +56,8 @@ def test_a_ledger_cut_in_two_and_joined_is_the_same(rows: list[Outcome], cut: in
     """That is what a resume does."""
     whole, before, after = Ledger(), Ledger(), Ledger()
     for index, row in enumerate(rows):
-        whole.add(row)
-        (before if index < cut else after).add(row)
+        whole.add([row])
+        (before if index < cut else after).add([row])
     for (provider, model), totals in before.accounts():
         after.add_totals(totals, provider=provider, model=model)
     assert whole.total() == after.total()
@@ -68,8 +68,8 @@ def test_a_ledger_cut_in_two_and_joined_is_the_same(rows: list[Outcome], cut: in
 def test_the_total_is_the_sum_of_the_outcomes(rows: list[Outcome]) -> None:
     """Counted by hand."""
     ledger = Ledger()
-    for row in rows:
-        ledger.add(row)
+    added = ledger.add(rows)
+    assert added == ledger.total()
     known = [row.cost_usd for row in rows if row.cost_usd is not None]
     expected = Totals(
         rows=len(rows),

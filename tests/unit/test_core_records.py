@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.core.contracts import CallError
 from batcher.core.flight import Flight
-from batcher.core.progress import Progress
+from batcher.core.progress import Calls, Progress
 from batcher.core.records import NOTHING_SPENT, Outcome, Spend, Usage
 from batcher.errors import BatcherError, ExitCode, StoppedError
 
@@ -34,18 +34,27 @@ def test_one_unknown_cost_makes_the_sum_unknown(a: Spend, b: Spend) -> None:
 
 def test_progress_counts_each_outcome_once() -> None:
     progress = Progress()
-    progress.add(Outcome(0, "ok", answer="a", attempts=2, input_tokens=10, output_tokens=3, cost_usd=Decimal("0.5")))
-    progress.add(Outcome(1, "ok", answer="", attempts=1, cost_usd=Decimal("0.1")))
-    progress.add(Outcome(2, "invalid", answer="b", error_kind="invalid_answer", attempts=1))
-    progress.add(Outcome(3, "failed", error_kind="timeout", attempts=5, cost_usd=Decimal(0)))
+    progress.count([Outcome(0, "ok", answer="a"), Outcome(1, "ok", answer="")])
+    progress.count([Outcome(2, "invalid", answer="b", error_kind="invalid_answer"), Outcome(3, "failed")])
+    progress.count([Outcome(4, "failed", error_kind="timeout"), Outcome(5, "ok", answer="c")])
 
-    assert (2, 1, 1, 1, 4, 9) == (
-        progress.ok, progress.invalid, progress.failed, progress.empty, progress.done, progress.attempts,
+    assert (3, 1, 2, 1, 6) == (progress.ok, progress.invalid, progress.failed, progress.empty, progress.done)
+    assert {"invalid_answer": 1, "unknown": 1, "timeout": 1} == progress.failures
+
+
+def test_calls_are_summed_up_exactly_however_many_there_are() -> None:
+    """Those without usage or cost count as calls."""
+    calls = Calls()
+    for number in range(1000):
+        calls.add(Spend(1, Usage(number, 1, 2, 3), Decimal("0.001")))
+    calls.add(Spend(2, None, None))
+    calls.count += 1
+    for _ in range(2):
+        calls.sum_up()
+    assert (1003, 499_500, 1000, 2000, 3000, Decimal("1.000")) == (
+        calls.count, calls.input_tokens, calls.cached_tokens, calls.output_tokens, calls.reasoning_tokens,
+        calls.cost_usd,
     )  # fmt: skip
-    assert (10, 3, Decimal("0.6"), 1) == (
-        progress.input_tokens, progress.output_tokens, progress.cost_usd, progress.rows_cost_unknown,
-    )  # fmt: skip
-    assert {"invalid_answer": 1, "timeout": 1} == progress.failures
 
 
 def test_a_wait_is_dated_from_the_first_who_waits() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from batcher.assemble.books import UNFINISHED, Purse, raise_hint
+from batcher.assemble.books import UNFINISHED, Purse, book, raise_hint
 from batcher.assemble.stack import endpoint_of
 from batcher.config.load import load_job
 from batcher.config.model import Job
@@ -58,16 +58,25 @@ async def process(job: Job, run_file: RunFile, *, calls: int, outcomes: int) -> 
     purse = Purse(job, endpoint_of(job.sole_provider, job), ledger, progress)
     purse.open(run_file, cast(Journal, EmptyJournal()), no_pledge, hint="")
     purse.begin()
+    before = ledger.total().calls
     for _ in range(calls):
         progress.calls.add(CALL)
-    for row in range(outcomes):
-        ledger.add(
-            Outcome(
-                row, "ok", provider=job.sole_provider.name, asked_model="gpt-4.1-nano", attempts=1, input_tokens=100,
-                cached_tokens=40, output_tokens=20, reasoning_tokens=5, cost_usd=CALL.cost_usd,
-            )
-        )  # fmt: skip
+    kept = [
+        Outcome(
+            row, "ok", provider=job.sole_provider.name, asked_model="gpt-4.1-nano", attempts=1, input_tokens=100,
+            cached_tokens=40, output_tokens=20, reasoning_tokens=5, cost_usd=CALL.cost_usd,
+        )
+        for row in range(outcomes)
+    ]  # fmt: skip
+    book(kept, ledger, purse.budget, progress)
     await purse.close()
+    total = ledger.total()
+    assert outcomes == progress.ok
+    # What is shown is what is booked, the calls of unfinished rows among it.
+    assert (total.calls, total.input_tokens, total.output_tokens, total.cost_usd) == (
+        before + progress.attempts, 100 * before + progress.input_tokens, 20 * before + progress.output_tokens,
+        before * CALL.cost_usd + progress.cost_usd,
+    )  # fmt: skip
     return purse, ledger.total()
 
 

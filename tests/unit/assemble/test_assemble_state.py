@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from batcher.assemble.books import book
 from batcher.assemble.stack import Stack
 from batcher.assemble.state import updated_run_file
 from batcher.core.progress import Progress
@@ -22,9 +23,7 @@ BEGUN = RunFile(
 
 def updated(*outcomes: Outcome, state="running", **fields):
     progress, ledger = fields.pop("progress", None) or Progress(), Ledger()
-    for outcome in outcomes:
-        progress.add(outcome)
-        ledger.add(outcome)
+    book(outcomes, ledger, None, progress)
     return updated_run_file(BEGUN, state=state, progress=progress, ledger=ledger, now_s=NOW_S, **fields)
 
 

@@ -17,6 +17,7 @@ class Bench:
         self.source = source or FakeSource(25)
         self.caller = caller or FakeCaller()
         self.sink = sink or MemorySink()
+        self.sink.on_kept = self.progress.count
         self.renderer = FakeRenderer()
         self.engine = Engine(
             Parts(self.source, self.renderer, self.caller, FakeChecker(), self.sink),

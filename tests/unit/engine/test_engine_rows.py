@@ -105,7 +105,7 @@ async def test_the_spend_of_every_ask_is_in_the_outcome() -> None:
     assert (4, 30, 4, 8, 1) == (
         one.attempts, one.input_tokens, one.cached_tokens, one.output_tokens, one.reasoning_tokens,
     )  # fmt: skip
-    assert Decimal("0.75") == one.cost_usd == bench.progress.cost_usd
+    assert Decimal("0.75") == one.cost_usd
     assert int(START_S * 1000) == one.finished_ms
 
 
@@ -115,7 +115,6 @@ async def test_one_unknown_cost_makes_the_rows_cost_unknown() -> None:
     await bench.engine.run()
 
     assert bench.outcomes[0].cost_usd is None
-    assert 1 == bench.progress.rows_cost_unknown
 
 
 @pytest.mark.parametrize("asks_max", [1, 2, 5])

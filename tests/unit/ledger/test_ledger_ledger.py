@@ -28,8 +28,8 @@ def test_rows_are_booked_on_the_model_that_was_asked_for() -> None:
     """The provider's own name for it changes overnight."""
     ledger = Ledger()
     for row in range(3):
-        ledger.add(outcome(row))
-    ledger.add(outcome(3, provider="other", cost="0.5"))
+        ledger.add([outcome(row)])
+    ledger.add([outcome(3, provider="other", cost="0.5")])
     assert {
         "total": {
             "rows": 4,
@@ -52,23 +52,23 @@ def test_an_unknown_cost_is_counted_and_never_zero() -> None:
     """All unknown is null; some unknown is the known sum and how many are not in it."""
     ledger = Ledger()
     assert "0" == ledger.to_json()["total"]["cost_usd"]
-    ledger.add(outcome(0, cost=None))
+    ledger.add([outcome(0, cost=None)])
     assert (None, 1) == (ledger.to_json()["total"]["cost_usd"], ledger.total().rows_cost_unknown)
-    ledger.add(outcome(1, cost="0.01"))
+    ledger.add([outcome(1, cost="0.01")])
     assert ("0.01", 1) == (ledger.to_json()["total"]["cost_usd"], ledger.total().rows_cost_unknown)
 
 
 def test_a_row_without_provider_or_tokens_is_booked_too() -> None:
     """A row that failed before any call has an outcome like every other."""
     ledger = Ledger()
-    ledger.add(Outcome(0, "failed", error_kind="connection", cost_usd=Decimal(0)))
+    ledger.add([Outcome(0, "failed", error_kind="connection", cost_usd=Decimal(0))])
     assert [{"provider": None, "model": None} | Totals(rows=1).to_json()] == ledger.to_json()["accounts"]
 
 
 def test_small_money_is_written_without_an_exponent() -> None:
     """'1E-7' is read as text by half of all spreadsheets."""
     ledger = Ledger()
-    ledger.add(outcome(0, cost="0.0000001"))
+    ledger.add([outcome(0, cost="0.0000001")])
     assert "0.0000001" == ledger.to_json()["total"]["cost_usd"]
 
 
@@ -76,7 +76,7 @@ def test_sums_of_a_resumed_run_are_booked_at_once() -> None:
     """A resume of a million rows adds once an account."""
     whole, resumed = Ledger(), Ledger()
     for row in range(10):
-        whole.add(outcome(row, cost=None if row % 3 == 0 else "0.001"))
+        whole.add([outcome(row, cost=None if row % 3 == 0 else "0.001")])
     resumed.add_totals(Totals(9, 18, 900, 360, 180, 45, Decimal("0.006"), 3), provider="main", model="nano")
-    resumed.add(outcome(9, cost=None))
+    resumed.add([outcome(9, cost=None)])
     assert whole.to_json() == resumed.to_json()
