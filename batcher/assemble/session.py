@@ -224,7 +224,7 @@ class Session:
             progress=self._progress,
             flight=tools.flight,
             start=done.first_missing(),
-            wanted=lambda row: row not in done,
+            wanted=(lambda row: row not in done) if done else None,
             places=stack.places,
         )
 

@@ -66,7 +66,7 @@ class Engine:
         progress: Progress,
         flight: Flight,
         start: int,
-        wanted: Callable[[int], bool],
+        wanted: Callable[[int], bool] | None,
         places: Places | None = None,
     ) -> None:
         self._parts = parts

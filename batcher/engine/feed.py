@@ -37,7 +37,7 @@ class RowFeed:
     Args:
         source: Where rows come from.
         start: The first row that may need asking; the source skips what is before it cheaply.
-        wanted: Whether a row is to be asked.
+        wanted: Whether a row is to be asked; None where all are.
         rows_low: The reader fetches the next batch when fewer rows than this are waiting. At most
             this many plus one batch are held.
         places: Where rows go next; None hands out each row at once.
@@ -48,7 +48,7 @@ class RowFeed:
         source: Source,
         *,
         start: int,
-        wanted: Callable[[int], bool],
+        wanted: Callable[[int], bool] | None,
         rows_low: int = 512,
         places: Places | None = None,
     ) -> None:
@@ -140,7 +140,8 @@ class RowFeed:
             # `drop` came while the batch was being read: its rows are asked next time too.
             return
         self._end = batch[-1].index + 1
-        self._rows.extend(row for row in batch if self._wanted(row.index))
+        wanted = self._wanted
+        self._rows.extend(batch if wanted is None else [row for row in batch if wanted(row.index)])
         self._wake(len(self._rows))
         self._look_soon()
 

@@ -4,11 +4,10 @@ Pure: a row's request, what came back and what was spent go in, an `Outcome` com
 """
 
 from decimal import Decimal
-from typing import assert_never
 
 from batcher.core.contracts import CallError
-from batcher.core.records import Invalid, Outcome, Repaired, Reply, Request, Row, Spend, Valid, Verdict
-from batcher.errors import UsageError
+from batcher.core.records import Invalid, Outcome, Reply, Request, Row, Spend, Status, Verdict
+from batcher.errors import FailureKind, UsageError
 
 
 def settle_reply(
@@ -19,19 +18,39 @@ def settle_reply(
     `truncated` and `refused` rows are `failed` (asking again would give the same), other invalid
     answers are `invalid`; the text that was paid for is kept in each case.
     """
-    match verdict:
-        case Valid() | Repaired():
-            return _outcome(
-                request, reply, spend, now_s=now_s, model=model, status="ok", answer=verdict.answer,
-                label=verdict.label, reasoning=verdict.reasoning,
-            )  # fmt: skip
-        case Invalid():
-            return _outcome(
-                request, reply, spend, now_s=now_s, model=model,
-                status="invalid" if verdict.kind == "invalid_answer" else "failed",
-                answer=verdict.answer, reasoning=verdict.reasoning, error_kind=verdict.kind, error=verdict.reason,
-            )  # fmt: skip
-    assert_never(verdict)
+    label: str | None = None
+    status: Status = "ok"
+    error_kind: FailureKind | None = None
+    error: str | None = None
+    if isinstance(verdict, Invalid):
+        status = "invalid" if verdict.kind == "invalid_answer" else "failed"
+        error_kind, error = verdict.kind, verdict.reason
+    else:
+        label = verdict.label
+    usage = spend.usage
+    return Outcome(
+        request.row,
+        status,
+        verdict.answer,
+        label,
+        verdict.reasoning if verdict.reasoning is not None else reply.reasoning,
+        error_kind,
+        error,
+        reply.finish_reason,
+        reply.model,
+        reply.system_fingerprint,
+        reply.provider,
+        None,
+        spend.attempts,
+        None if usage is None else usage.input,
+        None if usage is None else usage.cached,
+        None if usage is None else usage.output,
+        None if usage is None else usage.reasoning,
+        spend.cost_usd,
+        reply.latency_ms,
+        int(now_s * 1000),
+        model,
+    )
 
 
 def settle_failure(
@@ -67,45 +86,4 @@ def settle_unasked(row: Row, error: UsageError, *, now_s: float, provider: str, 
         cost_usd=Decimal(0),
         finished_ms=int(now_s * 1000),
         asked_model=model,
-    )
-
-
-def _outcome(
-    request: Request,
-    reply: Reply,
-    spend: Spend,
-    *,
-    now_s: float,
-    model: str,
-    status: str,
-    answer: str,
-    label: str | None = None,
-    reasoning: str | None = None,
-    error_kind: str | None = None,
-    error: str | None = None,
-) -> Outcome:
-    usage = spend.usage
-    cost_usd: Decimal | None = spend.cost_usd
-    return Outcome(
-        request.row,
-        status,  # type: ignore[arg-type]
-        answer,
-        label,
-        reasoning if reasoning is not None else reply.reasoning,
-        error_kind,  # type: ignore[arg-type]
-        error,
-        reply.finish_reason,
-        reply.model,
-        reply.system_fingerprint,
-        reply.provider,
-        None,
-        spend.attempts,
-        None if usage is None else usage.input,
-        None if usage is None else usage.cached,
-        None if usage is None else usage.output,
-        None if usage is None else usage.reasoning,
-        cost_usd,
-        reply.latency_ms,
-        int(now_s * 1000),
-        model,
     )

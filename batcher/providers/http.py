@@ -93,9 +93,10 @@ class HttpCaller:
         if usage is not None and not usage.input and completion.error is None and self._cost_usd(_ONE_TOKEN_EACH):
             # Every prompt has a token: a gateway that sends zeros has counted nothing, and its bill is not known.
             spend = Spend(1, usage, None)
-        fault = _fault(completion)
-        if fault is not None:
-            raise self._faulty(completion, fault, spend)
+        if completion.text is None or completion.error is not None:
+            fault = _fault(completion)
+            if fault is not None:
+                raise self._faulty(completion, fault, spend)
         if self._contact is not None:
             self._contact.answered()
         self._structured.replied(shape)

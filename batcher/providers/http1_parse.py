@@ -22,6 +22,7 @@ HEAD_LINES_MAX = 200
 CUT = "the response was cut"
 
 _START = b"HTTP/1."
+_GOOD = b"HTTP/1.1 200 "
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 _ENCODING = b"\ncontent-encoding:"
@@ -143,6 +144,8 @@ class ResponseReader:
         """
         rest: bytes | memoryview = content
         if self._head is None:
+            if self._unread is None and content.startswith(_GOOD) and self._takes_head(content):
+                return self._feed_body(content)
             rest = self._feed_head(content)
             if self._is_whole:
                 self.keeps_alive = self.keeps_alive and not rest
@@ -211,6 +214,18 @@ class ResponseReader:
         self._is_whole = self._has_excess = False
         self._status = 0
 
+    def _takes_head(self, content: bytes) -> bool:
+        """Whether this is a 200's whole head, and perhaps more: the parser reads such a piece in one go."""
+        size = content.find(_END) + len(_END)
+        if not len(_END) <= size <= HEAD_BYTES_MAX:
+            return False
+        head = content[:size]
+        if head.count(b"\n") > HEAD_LINES_MAX + 2 or head.find(b"\n\n") >= 0:
+            return False
+        self._head, self._head_bytes, self._bytes_max = head, size, self._maxima[0]
+        self.keeps_alive = False
+        return True
+
     def _feed_head(self, content: bytes) -> bytes | memoryview:
         """What comes after the head; empty where that is not there yet."""
         self.keeps_alive = False
@@ -250,7 +265,9 @@ class ResponseReader:
     def _feed_body(self, content: bytes | memoryview) -> bool:
         try:
             self._parser.feed_data(content)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._status:
+                raise BrokenHead(f"{_NOT_HTTP} ({error})") from error
             # Whoever sends more than was asked for has served the request all the same.
             if not self._is_whole:
                 self._fault = CUT

@@ -125,7 +125,8 @@ class Pool:
         spend = NOTHING_SPENT
         leaving: _Place | None = None
         while True:
-            place = self._pick(leaving)
+            places = self._places
+            place = places[0] if len(places) == 1 else self._pick(leaving)
             leaving = None
             try:
                 reply = await place.member.call(request)
@@ -139,13 +140,10 @@ class Pool:
                 spend = error.spend
             else:
                 place.answered(request.row)
-                return with_spend(reply, spend)
+                return reply if spend is NOTHING_SPENT else with_spend(reply, spend)
 
     def _pick(self, leaving: _Place | None) -> _Place:
-        places = self._places
-        if len(places) == 1:
-            return places[0]
-        return min((place for place in places if place is not leaving), key=lambda place: place.member.load)
+        return min((place for place in self._places if place is not leaving), key=lambda place: place.member.load)
 
     def _rest_elsewhere_s(self, mine: _Place) -> float:
         return min((place.member.rest_s for place in self._places if place is not mine), default=math.inf)

@@ -69,7 +69,7 @@ class RetryingCaller:
                 if error.kind != "rate_limited":
                     await self._back_off(self._wait(state), error)
                 continue
-            return with_spend(reply, spend)
+            return reply if spend is NOTHING_SPENT else with_spend(reply, spend)
 
     async def _back_off(self, wait_s: float, error: CallError) -> None:
         jittered_s = wait_s * (1.0 - self._chance.random() / 2.0)
@@ -82,7 +82,7 @@ class RetryingCaller:
 
 def with_spend(reply: Reply, earlier: Spend) -> Reply:
     """The reply with the spend of earlier attempts for it added."""
-    return reply if earlier is NOTHING_SPENT else msgspec.structs.replace(reply, spend=earlier + reply.spend)
+    return msgspec.structs.replace(reply, spend=earlier + reply.spend)
 
 
 def _state(attempt_number: int) -> RetryCallState:
