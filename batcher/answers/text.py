@@ -1,7 +1,8 @@
 """Free text as the answer, and what every checker asks first: is it refused, is it cut, where does reasoning end?"""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from batcher.core.records import Invalid, Reply, Request, Valid
 from batcher.errors import JobError
@@ -16,8 +17,7 @@ _CUT = "the answer was cut at the output limit; raise params.max_tokens"
 _CUT_IN_REASONING = "the output limit was used up by reasoning; raise params.max_tokens"
 
 
-@dataclass(frozen=True, slots=True)
-class SplitText:
+class SplitText(msgspec.Struct, frozen=True, gc=False):
     """A reply's text in two. `is_open` says that the reasoning never ended."""
 
     answer: str

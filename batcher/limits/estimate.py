@@ -26,6 +26,9 @@ MEMORY = 200
 START_WEIGHT = 1
 """The starting value counts as so many replies: the first replies to come are the shortest ones."""
 
+GROUP = 8
+"""So many replies move the means together once `MEMORY` of them were seen."""
+
 EARLY = 8
 """So many replies are held to the wider of the two bounds."""
 
@@ -49,6 +52,8 @@ class TokenEstimator:
         # Sums, not a mean of ratios: the long bodies are the ones whose tokens matter.
         self._bytes_mean = 0.0
         self._tokens_mean = 0.0
+        self._group = self._group_bytes = 0
+        self._group_tokens = self._group_output = 0.0
 
     @property
     def tokens_per_byte(self) -> float:
@@ -77,23 +82,32 @@ class TokenEstimator:
             self._bytes_mean, self._tokens_mean = float(body_bytes), self._ratio * body_bytes
             self._output = float(self._first_output(output_max))
         self._replies += 1
-        seen = self._replies + START_WEIGHT
-        weight = 1.0 / seen if seen < MEMORY else 1.0 / MEMORY
         clip = CLIP_EARLY if self._replies <= EARLY else CLIP
-
         expected = self._ratio * body_bytes
         tokens: float = usage.input
         if not expected / clip <= tokens <= expected * clip:
             tokens = min(max(tokens, expected / clip), expected * clip)
-        self._bytes_mean += weight * (body_bytes - self._bytes_mean)
-        self._tokens_mean += weight * (tokens - self._tokens_mean)
-        self._ratio = self._tokens_mean / self._bytes_mean
-
-        output_mean = self._output or 0.0
-        output = float(usage.output)
+        output: float = usage.output
         if output > 16.0 * clip:
-            output = min(output, max(output_mean, 16.0) * clip)
-        self._output = output_mean + weight * (output - output_mean)
+            output = min(output, max(self._output or 0.0, 16.0) * clip)
+        self._group += 1
+        self._group_bytes += body_bytes
+        self._group_tokens += tokens
+        self._group_output += output
+        # While much is to be learned each reply moves the means; later some do together.
+        if self._replies < MEMORY or self._group == GROUP:
+            self._move_means()
+
+    def _move_means(self) -> None:
+        count = self._group
+        weight = count / min(self._replies + START_WEIGHT, MEMORY)
+        self._bytes_mean += weight * (self._group_bytes / count - self._bytes_mean)
+        self._tokens_mean += weight * (self._group_tokens / count - self._tokens_mean)
+        self._ratio = self._tokens_mean / self._bytes_mean
+        output_mean = self._output or 0.0
+        self._output = output_mean + weight * (self._group_output / count - output_mean)
+        self._group = self._group_bytes = 0
+        self._group_tokens = self._group_output = 0.0
 
     def _first_output(self, output_max: int | None) -> int:
         return self._output_start if output_max is None else min(output_max, OUTPUT_START_MAX)

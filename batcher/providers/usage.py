@@ -61,23 +61,21 @@ _FAILED_BILL_DECODER = msgspec.json.Decoder(_FailedBill)
 
 def to_usage(raw: WireUsage | None) -> Usage | None:
     """The counts as a `Usage`; None where one of the two is missing or cannot be."""
-    # Both counts or none: half a usage would book half a price.
-    if raw is None or raw.prompt_tokens is None or raw.completion_tokens is None:
+    if raw is None:
         return None
-    output = raw.completion_tokens
-    if raw.total_tokens is not None and 0 <= output < raw.total_tokens - raw.prompt_tokens:
-        output = raw.total_tokens - raw.prompt_tokens
-    details = raw.prompt_tokens_details
-    cached = details.cached_tokens if details is not None else None
-    out = raw.completion_tokens_details
-    usage = Usage(
-        raw.prompt_tokens,
-        (cached if cached is not None else raw.prompt_cache_hit_tokens) or 0,
-        output,
-        (out.reasoning_tokens if out is not None else None) or 0,
-    )
+    given, output, total = raw.prompt_tokens, raw.completion_tokens, raw.total_tokens
+    # Both counts or none: half a usage would book half a price.
+    if given is None or output is None:
+        return None
+    if total is not None and 0 <= output < total - given:
+        output = total - given
+    details, out = raw.prompt_tokens_details, raw.completion_tokens_details
+    cached = None if details is None else details.cached_tokens
+    if cached is None:
+        cached = raw.prompt_cache_hit_tokens or 0
+    reasoning = 0 if out is None else out.reasoning_tokens or 0
     # A count that cannot be is no count: half-believed, it would be booked. The bits of all of them together say so.
-    return usage if 0 <= usage.input | usage.cached | usage.output | usage.reasoning < TOKENS_MAX else None
+    return Usage(given, cached, output, reasoning) if 0 <= given | cached | output | reasoning < TOKENS_MAX else None
 
 
 def lenient_usage(value: Any) -> WireUsage | None:
