@@ -90,8 +90,8 @@ class Connection(asyncio.Protocol):
 
     def send(self) -> None:
         """Send the request that was taken, if somebody still waits for its answer."""
-        unsent, self._unsent = self._unsent, ()
         if self._answer is not None and self.is_open:
+            unsent, self._unsent = self._unsent, ()
             for piece in unsent:
                 self._transport.write(piece)
 

@@ -350,6 +350,23 @@ async def test_what_comes_before_the_request_is_sent_is_not_its_answer() -> None
 
 
 @on_both_loops
+async def test_a_connection_that_closes_before_the_request_is_sent_has_sent_nothing() -> None:
+    """So nothing can be billed for it."""
+    async with Server(echo) as server:
+        await server.post()
+        (connection,) = server.client._all
+        answer = asyncio.get_running_loop().create_future()
+        server.client._take(asyncio.get_running_loop().time())
+        connection.ask(server.client._head, b"never", answer, asyncio.get_running_loop().time() + 5)
+        connection._transport.abort()
+        connection.send()
+        with pytest.raises(ConnectFailed):
+            await answer
+        assert b"next" == await server.post(b"next")
+    assert [b"{}", b"next"] == server.bodies
+
+
+@on_both_loops
 async def test_a_call_given_up_before_it_is_sent_is_never_sent() -> None:
     async with Server(echo) as server:
         await server.post()
