@@ -120,7 +120,7 @@ def _lines_hash(file: InputFile, lines: int) -> str:
         for block in line_blocks(file):
             taken = block.lines()[:left]
             for line in taken:
-                digest.update(line + b"\n")
+                digest.update(line if line.endswith(b"\n") else line + b"\n")
             left -= len(taken)
             if left == 0:
                 break

@@ -184,7 +184,11 @@ def test_lines_do_not_depend_on_the_size_of_blocks(tmp_path: Path, content: byte
     (tmp_path / "r.jsonl").write_bytes(content)
     blocks = list(lines.line_blocks(opened_file(tmp_path), block_bytes=block_bytes))
     expected = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    assert (expected if expected[-1] else expected[:-1]) == [line for block in blocks for line in block.lines()]
+    found = [line.removesuffix(b"\n") for block in blocks for line in block.lines()]
+    assert (expected if expected[-1] else expected[:-1]) == found
+    assert [len(block.lines()) for block in blocks] == [
+        len(block) for block in lines.line_blocks(opened_file(tmp_path), block_bytes=block_bytes)
+    ], "counted alike whether they were split or not"
     numbers = [block.first_number + index for block in blocks for index in range(len(block.lines()))]
     assert list(range(1, len(numbers) + 1)) == numbers
 
