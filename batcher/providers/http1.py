@@ -28,9 +28,9 @@ from batcher.providers.http1_turns import Turns
 # So many connections are made at once. A server's queue of new ones holds a hundred to a few thousand; where it
 # overflows, Linux lets a client wait for a second, or resets what it had taken for connected.
 CONNECTS_MAX = 128
-# Requests that begin in one turn of the event loop are sent in one go, so many at a time: each then costs the
-# kernel half, for the server need not be woken for every one.
-_BURST = 32
+# Where so many requests began in a turn of the event loop, those of the next are sent together, up to so many at a
+# time: each costs the kernel less, for the server need not be woken for every one. Fewer go at once.
+_BUSY, _BURST = 8, 32
 _FREE_S = 60.0
 # Many servers close after 5 s: of a connection that was free this long the kernel is asked first.
 _FRESH_S = 1.0
@@ -98,6 +98,8 @@ class Http1Client:
         self._free: dict[Connection, None] = {}
         self._turns = Turns(CONNECTS_MAX)
         self._unsent: list[Connection] = []
+        self._asked = 0
+        self._is_busy = False
         self._connecting: set[asyncio.Timeout] = set()
         self._is_closed = False
         self._all_lost: asyncio.Future[None] | None = None
@@ -113,12 +115,15 @@ class Http1Client:
             connection = await self._connect(loop, started_s)
         answer: asyncio.Future[Http1Response] = loop.create_future()
         connection.ask(self._head, body, answer, started_s + self._timeout_s)
-        unsent = self._unsent
-        if not unsent:
-            loop.call_soon(self._send)
-        unsent.append(connection)
-        if len(unsent) == _BURST:
-            self._send()
+        if not self._asked:
+            loop.call_soon(self._end_turn)
+        self._asked += 1
+        if self._is_busy:
+            self._unsent.append(connection)
+            if len(self._unsent) == _BURST:
+                self._send()
+        else:
+            connection.send()
         try:
             response = await answer
         except asyncio.CancelledError:
@@ -175,6 +180,11 @@ class Http1Client:
         self._all.discard(connection)
         if self._all_lost is not None and not self._all and not self._all_lost.done():
             self._all_lost.set_result(None)
+
+    def _end_turn(self) -> None:
+        self._is_busy = self._asked >= _BUSY
+        self._asked = 0
+        self._send()
 
     def _send(self) -> None:
         """Send what was asked since the last time."""
