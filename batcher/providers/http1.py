@@ -98,8 +98,7 @@ class Http1Client:
         self._free: dict[Connection, None] = {}
         self._turns = Turns(CONNECTS_MAX)
         self._unsent: list[Connection] = []
-        self._asked = 0
-        self._is_busy = False
+        self._asked, self._is_busy = 0, False
         self._connecting: set[asyncio.Timeout] = set()
         self._is_closed = False
         self._all_lost: asyncio.Future[None] | None = None
