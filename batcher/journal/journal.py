@@ -62,15 +62,13 @@ class Journal:
         self._retired: list[OpenLog] = []  # full, not yet synced and closed
         self._unsealed: list[OpenLog] = []  # synced and closed, no segment yet
         self._pending: list[tuple[bytes, Outcome, asyncio.Future[None]]] = []
-        self._unsynced_bytes = 0
         self._refusal: BaseException | None = None
         self._trouble: BaseException | None = None
         self.troubled = asyncio.Event()
-        self.on_kept: Callable[[Sequence[Outcome]], None] | None = None
-        """Called with the outcomes of each write, before those who put them go on."""
+        self.on_kept: Callable[[Sequence[Outcome]], None] = lambda _: None  # told of a write before its puts return
         self._is_dirty, self._is_full, self._has_room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._has_room.set()
-        self._is_closed, self._sync_lock = False, asyncio.Lock()
+        self._unsynced_bytes, self._is_closed, self._sync_lock = 0, False, asyncio.Lock()
         self._threads, self._loop = threads, asyncio.get_running_loop()
         self._syncing = self._loop.create_task(self._sync_forever())
         self._rotating = self._loop.create_task(self._rotate_forever())
@@ -258,8 +256,10 @@ class Journal:
         for _, _, kept in pending:
             if not kept.done():
                 kept.set_result(None)
-        if self.on_kept is not None:
+        try:
             self.on_kept([outcome for _, outcome, _ in pending])
+        except Exception as fault:  # noqa: BLE001  # of any kind: nothing more is taken while the books are wrong
+            self._refuse(fault)
 
     def _look_for_room(self) -> None:
         """Let `put` wait while the disk is behind: with its syncs, or with sealing, which reads a log whole."""

@@ -130,6 +130,22 @@ async def test_a_cancelled_put_is_kept_all_the_same(tmp_path) -> None:
     assert ["answer 0", "answer 1", "answer 2"] == await answers(tmp_path, 3)
 
 
+async def test_a_fault_in_the_books_takes_nothing_more_and_loses_nothing(tmp_path) -> None:
+    """Nobody waits for the callback in which they are kept: it must be told to those who put."""
+
+    def broken(outcomes) -> None:
+        raise ZeroDivisionError
+
+    journal = await opened(tmp_path)
+    journal.on_kept = broken
+    await journal.put(outcome(0))
+    with pytest.raises(ZeroDivisionError):
+        await journal.put(outcome(1))
+    with pytest.raises(ZeroDivisionError):
+        await journal.close()
+    assert 1 == len(journal.done)
+
+
 async def test_a_write_is_synced_within_its_time(tmp_path) -> None:
     """The sync begins `sync_every_s` after the first write, and one sync covers all that came until then."""
     disk, clock = FaultyDisk(LocalDisk()), ManualClock()
