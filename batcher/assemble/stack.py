@@ -35,9 +35,10 @@ from batcher.providers.lessons import KeyLessons
 from batcher.providers.network import DIRECT, Network
 from batcher.providers.pool import Pool
 from batcher.providers.retrying import RetryingCaller, RetryPolicy
-from batcher.providers.room import LimitSet, Room, Wall
+from batcher.providers.room import LimitSet, Room
 from batcher.providers.structured import StructuredSupport
 from batcher.providers.turnstile import Turnstile
+from batcher.providers.wall import Wall
 from batcher.providers.wire import ChatWire
 from batcher.storage.descriptors import connections_max, open_files_max
 

@@ -12,24 +12,23 @@ Amounts are Decimal and sums of them exact. Touched on the event loop only.
 """
 
 import asyncio
-import heapq
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from functools import reduce
 
 import msgspec
 
 from batcher.errors import BudgetError, StoppedError
+from batcher.ledger.money_queue import MoneyQueue
 from batcher.ledger.pledged import NOTHING_BEFORE, BudgetState, dollars
-
-OVERTAKEN_MAX = 100
-"""So many smaller calls go before a larger one that waits; then all wait until it fits."""
 
 PLEDGE_SHARE = Decimal("0.25")
 PLEDGE_CAP_SHARE = Decimal("0.0025")
 """A pledge is this share of itself, or of the cap if that is more, above what is needed: a handful of writes
 while a run gets going, and at most 400 for one in which every bill stays unknown."""
+
+ALLOTTED_PART = 100
+"""Several calls are allotted a hundredth of what is left of the cap at most."""
 
 RAISE_IT = "raise budget.usd in the job, then `batcher run` goes on"
 
@@ -76,20 +75,6 @@ class Hold(msgspec.Struct, eq=False):
             self._budget.settle(self.worst_usd, _ZERO)
 
 
-class _Waiter:
-    """One call that waits. Not a record: two of them are never equal, and the heap asks."""
-
-    __slots__ = ("future", "number", "worst_usd")
-
-    def __init__(self, worst_usd: Decimal, number: int, future: "asyncio.Future[Hold]") -> None:
-        self.worst_usd = worst_usd
-        self.number = number
-        self.future = future
-
-    def __lt__(self, other: "_Waiter") -> bool:
-        return (self.worst_usd, self.number) < (other.worst_usd, other.number)
-
-
 class Budget:
     """The money of one run. `Budget(Decimal(10))` is a new run's; one that goes on has spent before.
 
@@ -128,10 +113,7 @@ class Budget:
         self._pledged_usd = self._pledging_usd = _ZERO
         self._writing: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._numbers = 0
-        self._by_size: list[_Waiter] = []
-        self._by_age: deque[_Waiter] = deque()
-        self._overtaken = 0
+        self._queue = MoneyQueue(self._is_hopeless)
         self._set_line()
 
     @property
@@ -172,13 +154,43 @@ class Budget:
         total_usd = _add(self._committed_usd, reserved_usd)
         if worst_usd and total_usd > self._line_usd:
             return None
-        if self._by_age:
-            if self._overtaken >= OVERTAKEN_MAX:
-                return None
-            self._overtaken += 1
+        if self._queue and not self._queue.may_overtake():
+            return None
         self._out += 1
         self._committed_usd = total_usd
         return Hold(self, reserved_usd, worst_usd)
+
+    def try_allot(self, worst_usd: Decimal, calls: int) -> bool:
+        """Reserve that much for each of some calls, where a hundred times as much is left and nobody waits."""
+        wanted_usd = _EXACT.multiply(worst_usd, calls)
+        total_usd = _add(self._committed_usd, wanted_usd)
+        if (
+            self._queue
+            or self._overrun is not None
+            or total_usd > self._line_usd
+            or _EXACT.multiply(wanted_usd, ALLOTTED_PART) > _subtract(self._cap_usd, total_usd)
+        ):
+            return False
+        self._out += calls
+        self._committed_usd = total_usd
+        return True
+
+    def give_back(self, worst_usd: Decimal, calls: int) -> None:
+        """Of what was allotted, so many calls did not take theirs."""
+        self._out -= calls
+        self._committed_usd = _subtract(self._committed_usd, _EXACT.multiply(worst_usd, calls))
+        if self._queue:
+            self._pump()
+
+    def settle_all(self, settled: Sequence[tuple[Decimal, Decimal]]) -> None:
+        """For calls of an allotment: what was reserved for each, and what it cost."""
+        for worst_usd, cost_usd in settled:
+            if cost_usd > worst_usd:
+                self.overran(cost_usd, worst_usd)
+        cost_usd = reduce(_add, [cost_usd for _, cost_usd in settled])
+        worst_usd = reduce(_add, [worst_usd for worst_usd, _ in settled])
+        self._out -= len(settled) - 1
+        self.settle(worst_usd, cost_usd)
 
     async def reserve(self, worst_usd: Decimal) -> Hold:
         """A hold, as soon as it fits. Safe to cancel.
@@ -190,17 +202,14 @@ class Budget:
         hold = self.try_reserve(worst_usd)
         if hold is not None:
             return hold
-        self._numbers += 1
-        waiter = _Waiter(worst_usd, self._numbers, asyncio.get_running_loop().create_future())
-        heapq.heappush(self._by_size, waiter)
-        self._by_age.append(waiter)
+        future = self._queue.join(worst_usd)
         self._pump()
         try:
-            return await waiter.future
+            return await future
         except asyncio.CancelledError:
             # What it waited for may have come in the same turn of the loop as the cancellation.
-            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                waiter.future.result().cancel()
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().cancel()
             else:
                 self._pump()
             raise
@@ -212,7 +221,7 @@ class Budget:
             self._journalled_usd = _add(self._journalled_usd, cost_usd)
             if self._line_usd < self._cap_usd:
                 self._line_usd = min(self._cap_usd, _add(self._line_usd, cost_usd))
-            if self._by_size:
+            if self._queue:
                 self._pump()
 
     async def close(self) -> None:
@@ -239,7 +248,7 @@ class Budget:
     def _give_back(self, worst_usd: Decimal, booked_usd: Decimal) -> None:
         self._out -= 1
         self._committed_usd = _add(_subtract(self._committed_usd, worst_usd), booked_usd)
-        if self._by_size:
+        if self._queue:
             self._pump()
 
     def _booked_usd(self) -> Decimal:
@@ -256,54 +265,33 @@ class Budget:
 
     def _pump(self) -> None:
         """Let everyone go who fits; then see what the others wait for, if anything."""
-        while (waiter := self._next()) is not None:
+        while (waiter := self._queue.next()) is not None:
             worst_usd = self._dearer(waiter.worst_usd)
             total_usd = _add(self._committed_usd, worst_usd)
             if worst_usd and total_usd > self._line_usd:
                 if total_usd <= self._cap_usd:
                     self._grow_pledge()
                 elif self._out == 0:
-                    self._refuse(self._used_up(worst_usd))
+                    self._queue.refuse(self._used_up(worst_usd))
                 return
-            if waiter is not self._by_age[0]:
-                self._overtaken += 1
+            self._queue.goes(waiter)
             self._out += 1
             self._committed_usd = total_usd
             waiter.future.set_result(Hold(self, worst_usd, waiter.worst_usd))
 
-    def _next(self) -> _Waiter | None:
-        """Whose turn it is: the smallest, or the oldest where it was overtaken too often."""
-        while self._by_age and (self._by_age[0].future.done() or self._is_hopeless(self._by_age[0])):
-            self._by_age.popleft()
-            self._overtaken = 0
-        while self._by_size and self._by_size[0].future.done():
-            heapq.heappop(self._by_size)
-        if self._by_age and self._overtaken >= OVERTAKEN_MAX:
-            return self._by_age[0]
-        return self._by_size[0] if self._by_size else None
-
-    def _is_hopeless(self, waiter: _Waiter) -> bool:
-        """Whether it will never fit, whatever comes back: bookings only grow. The others need not wait for it."""
-        worst_usd = self._dearer(waiter.worst_usd)
+    def _is_hopeless(self, worst_usd: Decimal) -> bool:
+        """Whether it will never fit, whatever comes back: bookings only grow."""
+        worst_usd = self._dearer(worst_usd)
         return worst_usd > 0 and _add(self._booked_usd(), worst_usd) > self._cap_usd
-
-    def _refuse(self, error: BaseException) -> None:
-        """Tell everyone who waits."""
-        waiters, self._by_size = self._by_size, []
-        self._by_age.clear()
-        self._overtaken = 0
-        for waiter in waiters:
-            if not waiter.future.done():
-                waiter.future.set_exception(error)
 
     def _grow_pledge(self) -> None:
         """Have the next pledge written, for all who wait and fit the cap; one write at a time."""
         if self._pledge is None or self._writing is not None:
             return
         total_usd = self._committed_usd
-        for waiter in self._by_size:
-            more_usd = _add(total_usd, self._dearer(waiter.worst_usd))
-            if not waiter.future.done() and more_usd <= self._cap_usd:
+        for worst_usd in self._queue.wanted():
+            more_usd = _add(total_usd, self._dearer(worst_usd))
+            if more_usd <= self._cap_usd:
                 total_usd = more_usd
         shown_usd = _add(self._before_usd, self._journalled_usd)
         needed_usd = _subtract(total_usd, shown_usd)
@@ -321,7 +309,7 @@ class Budget:
         self._writing = None
         error = StoppedError("the run is stopping") if writing.cancelled() else writing.exception()
         if error is not None:
-            self._refuse(error)
+            self._queue.refuse(error)
             return
         self._set_line()
         self._pump()

@@ -9,6 +9,8 @@ The estimate aims at the mean, not above it. What is settled is exact whatever w
 what is in flight can be wrong, and there errors to both sides cancel out.
 """
 
+from collections.abc import Iterable
+
 from batcher.core.records import Usage
 
 TOKENS_PER_BYTE_START = 0.25
@@ -25,9 +27,6 @@ MEMORY = 200
 
 START_WEIGHT = 1
 """The starting value counts as so many replies: the first replies to come are the shortest ones."""
-
-GROUP = 8
-"""So many replies move the means together once `MEMORY` of them were seen."""
 
 EARLY = 8
 """So many replies are held to the wider of the two bounds."""
@@ -52,8 +51,6 @@ class TokenEstimator:
         # Sums, not a mean of ratios: the long bodies are the ones whose tokens matter.
         self._bytes_mean = 0.0
         self._tokens_mean = 0.0
-        self._group = self._group_bytes = 0
-        self._group_tokens = self._group_output = 0.0
 
     @property
     def tokens_per_byte(self) -> float:
@@ -84,30 +81,38 @@ class TokenEstimator:
         self._replies += 1
         clip = CLIP_EARLY if self._replies <= EARLY else CLIP
         expected = self._ratio * body_bytes
-        tokens: float = usage.input
-        if not expected / clip <= tokens <= expected * clip:
-            tokens = min(max(tokens, expected / clip), expected * clip)
-        output: float = usage.output
-        if output > 16.0 * clip:
-            output = min(output, max(self._output or 0.0, 16.0) * clip)
-        self._group += 1
-        self._group_bytes += body_bytes
-        self._group_tokens += tokens
-        self._group_output += output
-        # While much is to be learned each reply moves the means; later some do together.
-        if self._replies < MEMORY or self._group == GROUP:
-            self._move_means()
+        tokens = min(max(usage.input, expected / clip), expected * clip)
+        self._move_means(1, body_bytes, tokens, min(usage.output, self._output_clip(clip)))
 
-    def _move_means(self) -> None:
-        count = self._group
-        weight = count / min(self._replies + START_WEIGHT, MEMORY)
-        self._bytes_mean += weight * (self._group_bytes / count - self._bytes_mean)
-        self._tokens_mean += weight * (self._group_tokens / count - self._tokens_mean)
+    def learn_all(self, replies: Iterable[tuple[int, Usage]], output_max: int | None = None) -> None:
+        """The same for several replies, each with its body's bytes: once much is known they move the means together."""
+        low, high, output_high = self._ratio / CLIP, self._ratio * CLIP, self._output_clip(CLIP)
+        is_early = self._replies < MEMORY
+        count, bytes_sum, tokens_sum, output_sum = 0, 0, 0, 0
+        for body_bytes, usage in replies:
+            tokens, output = usage.input, usage.output
+            if is_early or not (low * body_bytes <= tokens <= high * body_bytes and 0 <= output <= output_high):
+                self.learn(body_bytes, usage, output_max)
+            elif body_bytes and tokens:
+                count += 1
+                bytes_sum += body_bytes
+                tokens_sum += tokens
+                output_sum += output
+        if count:
+            self._replies += count
+            self._move_means(count, bytes_sum / count, tokens_sum / count, output_sum / count)
+
+    def _output_clip(self, clip: float) -> float:
+        return max(self._output or 0.0, 16.0) * clip
+
+    def _move_means(self, count: int, body_bytes: float, tokens: float, output: float) -> None:
+        """By so many replies, of which these are the means."""
+        weight = min(1.0, count / min(self._replies + START_WEIGHT, MEMORY))
+        self._bytes_mean += weight * (body_bytes - self._bytes_mean)
+        self._tokens_mean += weight * (tokens - self._tokens_mean)
         self._ratio = self._tokens_mean / self._bytes_mean
         output_mean = self._output or 0.0
-        self._output = output_mean + weight * (self._group_output / count - output_mean)
-        self._group = self._group_bytes = 0
-        self._group_tokens = self._group_output = 0.0
+        self._output = output_mean + weight * (output - output_mean)
 
     def _first_output(self, output_max: int | None) -> int:
         return self._output_start if output_max is None else min(output_max, OUTPUT_START_MAX)

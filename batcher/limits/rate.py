@@ -65,24 +65,37 @@ class RequestRate:
         if self._permits == 0:
             if not self._limiter.has_capacity(self._pack):
                 return False
-            self._take_pack()
+            self._take(self._pack)
+            self._permits = self._pack
         self._permits -= 1
         return True
 
-    def _take_pack(self) -> None:
+    def try_allot(self, calls: int) -> bool:
+        """Take so many permits at once, where half of what may pass at once is left for others and nobody waits."""
+        if self._waiting:
+            return False
+        missing = calls - self._permits
+        if missing > 0:
+            if not self._limiter.has_capacity(missing + self._limiter.max_rate / 2.0):
+                return False
+            self._take(missing)
+            self._permits += missing
+        self._permits -= calls
+        return True
+
+    def _take(self, permits: int) -> None:
         """Take by a coroutine, since aiolimiter has no other way; with room there is nothing that it would wait for."""
-        taking = self._limiter.acquire(self._pack)
+        taking = self._limiter.acquire(permits)
         try:
             taking.send(None)
         except StopIteration:
-            self._permits = self._pack
             return
         taking.close()
         raise RuntimeError("aiolimiter waits although it says that it has room")
 
-    def give_back(self) -> None:
-        """A permit just taken was not used after all."""
-        self._permits += 1
+    def give_back(self, calls: int = 1) -> None:
+        """Permits just taken were not used after all."""
+        self._permits += calls
 
     async def acquire(self) -> None:
         """Wait for the next permit. A caller cancelled while it waits takes none."""

@@ -17,6 +17,7 @@ the next ones wait off. One larger than the whole minute waits for an empty wind
 import asyncio
 import math
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -115,6 +116,27 @@ class TokenMeter:
         slot.tokens += tokens
         return slot
 
+    def allot(self, tokens: int, calls: int, now: float) -> Slot | None:
+        """Book that many tokens for each of some calls, where half of what may be burst is left; or None."""
+        self._refill(now)
+        wanted = tokens * calls
+        if self.level - wanted < self.burst / 2.0 or self._window_tokens + wanted > self._window_sure:
+            return None
+        slot = self.take(wanted, now)
+        self._unsettled += calls - 1
+        return slot
+
+    def give_back(self, slot: Slot, tokens: int, calls: int, now: float) -> None:
+        """Of what was allotted, that much was not used by so many calls."""
+        self._refill(now)
+        unused = tokens * calls
+        self.level += unused
+        slot.tokens -= unused
+        if slot.in_window:
+            self._window_tokens -= unused
+        self._unsettled -= calls
+        self.clamp()
+
     def wait_s(self, tokens: int, now: float) -> float:
         """Seconds until `take` would grant them if nothing else changed; 0 is now."""
         self._refill(now)
@@ -135,18 +157,23 @@ class TokenMeter:
 
         What is given back may stand above `burst` for those who wait: call `clamp` when they are served.
         """
+        self.settle_all(((slot, difference),), now)
+
+    def settle_all(self, settled: Iterable[tuple[Slot, int]], now: float) -> None:
+        """Do for several grants what `settle` does for one."""
         # First the refill of the time before, which the brim may cut; not what is given back now.
         self._refill(now)
-        if difference < 0:
-            self.level = min(self.level - difference, self.burst * GIVEN_BACK_S / BURST_S)
-            self._shortfall -= self._shortfall / SPREAD_MEMORY
-        else:
-            self.level -= difference
-            self._shortfall += (difference - self._shortfall) / SPREAD_MEMORY
-        slot.tokens += difference
-        if slot.in_window:
-            self._window_tokens += difference
-        self._unsettled -= 1
+        shortfall, total, count = self._shortfall, 0, 0
+        for slot, difference in settled:
+            shortfall += ((max(0, difference)) - shortfall) / SPREAD_MEMORY
+            slot.tokens += difference
+            if slot.in_window:
+                self._window_tokens += difference
+            total += difference
+            count += 1
+        self._shortfall = shortfall
+        self.level = min(self.level - total, self.burst * GIVEN_BACK_S / BURST_S)
+        self._unsettled -= count
         self._unsettled_then = self._unsettled
 
     def clamp(self) -> None:
@@ -257,9 +284,23 @@ class TokenBucket:
                 self._grant()
             raise
 
+    def try_allot(self, tokens: int, calls: int) -> Slot | None:
+        """That many tokens for each of some calls, where there is plenty and nobody waits; or None."""
+        return None if self._queue else self._meter.allot(tokens, calls, self._monotonic())
+
+    def give_back(self, slot: Slot, tokens: int, calls: int) -> None:
+        """Of what was allotted, so many calls did not take theirs."""
+        self._meter.give_back(slot, tokens, calls, self._monotonic())
+        if self._queue:
+            self._grant()
+
     def settle(self, slot: Slot, difference: int) -> None:
         """Book the difference between estimate and truth; whoever can go now, goes. For `Reservation`."""
-        self._meter.settle(slot, difference, self._monotonic())
+        self.settle_all(((slot, difference),))
+
+    def settle_all(self, settled: Iterable[tuple[Slot, int]]) -> None:
+        """Do for several grants what `settle` does for one."""
+        self._meter.settle_all(settled, self._monotonic())
         if self._queue:
             self._grant()
         if self._meter.level > self._meter.burst:

@@ -21,6 +21,7 @@ from batcher.core.records import Reply, Request, Spend
 from batcher.errors import StoppedError
 from batcher.limits.breaker import Pass
 from batcher.limits.pause import Pause
+from batcher.providers.allotment import Allotment
 from batcher.providers.lessons import KeyLessons
 from batcher.providers.rest_news import RestNews
 from batcher.providers.retrying import RETRYABLE
@@ -54,7 +55,7 @@ class Hedge(Protocol):
 
 class _Entry(msgspec.Struct, frozen=True):
     ticket: Pass
-    taken: Taken
+    taken: Taken | Allotment
     task: "asyncio.Task[object] | None"
 
 

@@ -15,12 +15,13 @@ from batcher.core.contracts import CallError
 from batcher.core.progress import Progress, WaitReason
 from batcher.core.records import Request, Spend
 from batcher.errors import BudgetError, FailureKind
-from batcher.ledger.budget import Budget, Hold
-from batcher.ledger.worst_case import WorstCase
+from batcher.ledger.budget import Hold
 from batcher.limits.concurrency import Permits
 from batcher.limits.estimate import TokenEstimator
 from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import Reservation, TokenBucket
+from batcher.providers.allotment import Allotment, Allotments
+from batcher.providers.wall import Wall
 
 COUNTED: frozenset[FailureKind] = frozenset({"server", "connection", "timeout", "bad_response"})
 """Kinds that speak about the provider; the others show that it is up."""
@@ -37,30 +38,6 @@ class LimitSet:
     permits: Permits | None = None
     requests: RequestRate | None = None
     tokens: TokenBucket | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wall:
-    """The run's budget, and what one call of the job may cost at most."""
-
-    budget: Budget
-    worst_case: WorstCase
-
-    def worst_usd(self, request: Request) -> Decimal:
-        """Dollars.
-
-        Raises:
-            CallError: Nothing bounds what this request costs.
-        """
-        worst_usd = self.worst_case.usd(request.messages)
-        if worst_usd is None:
-            raise CallError(
-                "never sent: it has a part that is no text and no image, whose cost has no known bound, "
-                "and the job has a budget",
-                kind="bad_request",
-                reached=False,
-            )
-        return worst_usd
 
 
 class Taken(msgspec.Struct):
@@ -102,6 +79,8 @@ class Room:
         self._permits = [limit.permits for limit in limits if limit.permits is not None]
         self._requests = [limit.requests for limit in limits if limit.requests is not None]
         self._tokens = [limit.tokens for limit in limits if limit.tokens is not None]
+        self._allotments = Allotments(estimator=estimator, output_max=output_max, wall=wall)
+        self._allotments.limit(self._requests, self._tokens)
         self._estimator = estimator
         self._output_max = output_max
         self._wall = wall
@@ -131,10 +110,17 @@ class Room:
         elif tokens is None or _moved(tokens.meter.per_minute, tokens_per_minute):
             self._taught_tokens, is_new = TokenBucket(tokens_per_minute, self._clock), True
             self._tokens = [one for one in self._tokens if one is not tokens] + [self._taught_tokens]
+        self._allotments.limit(self._requests, self._tokens)
         return is_new
 
-    def try_take(self, request: Request) -> Taken | None:
+    def try_take(self, request: Request) -> Taken | Allotment | None:
         """All that the call needs if it can be had now, permits too; never waits, and takes all or nothing."""
+        allotment = self._allotments.take(request)
+        if allotment is not None:
+            if self._try_permits():
+                return allotment
+            allotment.calls_left += 1
+            return None
         taken = Taken([])
         if self._wall is not None:
             taken.hold = self._wall.budget.try_reserve(self._wall.worst_usd(request))
@@ -226,16 +212,20 @@ class Room:
                     self._progress.wait_end("rate_limit")
             taken.reservations.append(reservation)
 
-    def settle(self, taken: Taken, request: Request, spend: Spend) -> None:
+    def settle(self, taken: Taken | Allotment, request: Request, spend: Spend) -> None:
         """The call was answered: book what it really used."""
         self._progress.calls.add(spend)
+        if type(taken) is Allotment and self._allotments.ended(taken, request, spend):
+            return
+        taken = _apart(taken)
         if self._tokens:
             self._settle_tokens(taken, request, spend)
         if taken.hold is not None:
             self._pay(taken.hold, spend.cost_usd)
 
-    def settle_failure(self, taken: Taken, request: Request, error: CallError) -> None:
+    def settle_failure(self, taken: Taken | Allotment, request: Request, error: CallError) -> None:
         """The call failed: book what it used, or may have used."""
+        taken = _apart(taken)
         self._progress.calls.add(error.spend)
         if error.spend.usage is not None or error.kind in COUNTED:
             # A call that failed half-way may have been counted by the provider; its estimate stays booked.
@@ -246,8 +236,9 @@ class Room:
         if taken.hold is not None:
             self._pay(taken.hold, None if error.is_billing_unknown else error.spend.cost_usd)
 
-    def keep(self, taken: Taken) -> None:
+    def keep(self, taken: Taken | Allotment) -> None:
         """The call was left on the wire: it may have been served, so all of it stays booked."""
+        taken = _apart(taken)
         self._progress.calls.count += 1
         for reservation in taken.reservations:
             reservation.keep()
@@ -301,6 +292,10 @@ class Room:
 
     def _begin(self, reason: WaitReason) -> None:
         self._progress.wait_begin(reason, self._clock.monotonic())
+
+
+def _apart(taken: Taken | Allotment) -> Taken:
+    return taken if isinstance(taken, Taken) else Taken(*taken.apart())
 
 
 def _moved(rate: float, new_rate: float) -> bool:

@@ -7,6 +7,7 @@ that is not in use, and at the end nothing at all.
 import asyncio
 import random
 from dataclasses import dataclass
+from unittest import mock
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from batcher.limits.estimate import TokenEstimator
 from batcher.limits.pause import Pause
 from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import TokenBucket
+from batcher.providers import allotment
 from batcher.providers.gated import GatedCaller
 from batcher.providers.pool import Pool
 from batcher.providers.room import LimitSet, Room
@@ -120,8 +122,15 @@ def gated_pool(
 class GateMachine(RuleBasedStateMachine):
     """The model knows what is on the wire, and until when each key was told to rest."""
 
-    @initialize(tokens=st.sampled_from([None, 3_000, 60_000]), rpm=st.sampled_from([None, 60, 6_000]))
-    def begin(self, tokens: int | None, rpm: int | None) -> None:
+    @initialize(
+        tokens=st.sampled_from([None, 3_000, 60_000]),
+        rpm=st.sampled_from([None, 60, 6_000]),
+        allots=st.booleans(),
+    )
+    def begin(self, tokens: int | None, rpm: int | None, allots: bool) -> None:
+        # A few calls are many enough to take what they need together, or none are.
+        self.patched = mock.patch.object(allotment, "CALLS_MIN", 1 if allots else 10**9)
+        self.patched.start()
         self.runner = asyncio.Runner(loop_factory=SimulatedLoop)
         self.clock, self.progress, self.flight = LoopClock(), Progress(), Flight()
         self.wire: list[OnWire] = []
@@ -231,6 +240,7 @@ class GateMachine(RuleBasedStateMachine):
         if not hasattr(self, "parts"):
             return
         self.finish_all()
+        self.patched.stop()
         for task in self.tasks:
             assert task.done()
             if not task.cancelled() and (error := task.exception()) is not None:

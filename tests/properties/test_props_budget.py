@@ -35,6 +35,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.budget = Budget(CAP, self.journal, before=reopened(self.disk), pledge=self.pledge)
         self.disk = self.budget.state
         self.out: list[Hold] = []
+        self.allotted: list[Decimal] = []
         self.waiting: list[asyncio.Task[Hold]] = []
         self.unwritten: list[Decimal] = []
 
@@ -84,6 +85,35 @@ class BudgetMachine(RuleBasedStateMachine):
         self.out.pop(at % len(self.out)).cancel()
         self.run()
 
+    @rule(worst=st.decimals("0.000001", "0.05", places=12), calls=st.integers(1, 5))
+    def allot(self, worst: Decimal, calls: int) -> None:
+        if self.budget.try_allot(worst, calls):
+            assert not self.waiting
+            self.allotted += [worst] * calls
+        self.run()
+
+    @precondition(lambda self: self.allotted)
+    @rule(calls=st.lists(shares, min_size=1, max_size=5))
+    def settle_together(self, calls: list[Decimal]) -> None:
+        settled = [(self.allotted.pop(), share) for share in calls[: len(self.allotted)]]
+        costs = [worst * share for worst, share in settled]
+        self.billed += sum(costs)
+        self.budget.settle_all([(worst, cost) for (worst, _), cost in zip(settled, costs, strict=True)])
+        self.unwritten += costs
+        self.run()
+
+    @precondition(lambda self: self.allotted)
+    @rule()
+    def give_back(self) -> None:
+        self.budget.give_back(self.allotted.pop(), 1)
+        self.run()
+
+    @precondition(lambda self: self.allotted)
+    @rule()
+    def take_apart(self) -> None:
+        worst = self.allotted.pop()
+        self.out.append(Hold(self.budget, worst, worst))
+
     @precondition(lambda self: self.unwritten)
     @rule()
     def write_down(self) -> None:
@@ -110,6 +140,9 @@ class BudgetMachine(RuleBasedStateMachine):
             write.set()
         self.run()
 
+    def out_usd(self) -> Decimal:
+        return sum((hold.worst_usd for hold in self.out), Decimal(0)) + sum(self.allotted)
+
     def drop_tasks(self) -> None:
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
@@ -120,7 +153,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(share=shares)
     def kill(self, share: Decimal) -> None:
         # What was in flight is billed, more or less of it, and nobody hears of it.
-        self.billed += sum((hold.worst_usd for hold in self.out), Decimal(0)) * share
+        self.billed += self.out_usd() * share
         on_disk = self.disk
         self.drop_tasks()
         self.disk = on_disk
@@ -132,6 +165,8 @@ class BudgetMachine(RuleBasedStateMachine):
         self.write_pledges()
         while self.out:
             self.out.pop().keep()
+        while self.allotted:
+            self.budget.give_back(self.allotted.pop(), 1)
         self.drop_tasks()
         self.run(self.budget.close())
         self.disk = self.budget.state
@@ -139,19 +174,17 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_wall_stands(self) -> None:
-        out = sum((hold.worst_usd for hold in self.out), Decimal(0))
-        assert self.billed + out <= CAP
+        assert self.billed + self.out_usd() <= CAP
 
     @invariant()
     def the_disk_knows_of_all_that_the_journal_does_not(self) -> None:
         kept = self.disk
         beside = kept.pledged_usd + kept.at_risk_usd + kept.lost_usd + kept.unfinished_usd
-        out = sum((hold.worst_usd for hold in self.out), Decimal(0))
-        assert self.billed + out <= self.journal + beside
+        assert self.billed + self.out_usd() <= self.journal + beside
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
-        assert self.out or self.writes or not self.waiting
+        assert self.out or self.allotted or self.writes or not self.waiting
 
     def teardown(self) -> None:
         self.drop_tasks()

@@ -67,6 +67,33 @@ def test_settling_books_what_was_used_and_nothing_else(uses: list[tuple[int, int
 
 
 @given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(1, 9), st.integers(0, 9), st.lists(st.integers(0, 600), max_size=9)),
+        max_size=20,
+    )
+)
+def test_what_is_allotted_is_booked_as_if_taken_one_by_one(rounds: list[tuple[int, int, int, list[int]]]) -> None:
+    """Some calls take nothing, the others use what they use: the minute holds that, and nobody is out at the end."""
+    meter, used, now = TokenMeter(PER_MINUTE, 0.0), 0, 0.0
+    for tokens, calls, fewer, actual in rounds:
+        now += 0.1
+        before = meter.level
+        slot = meter.allot(tokens, calls, now)
+        if slot is None:
+            continue
+        assert before + 0.1 * meter.per_second - tokens * calls >= meter.burst / 2 - 1e-6
+        unused = min(fewer, calls)
+        meter.give_back(slot, tokens, unused, now)
+        ends = (actual + [0] * calls)[: calls - unused]
+        meter.settle_all([(slot, end - tokens) for end in ends], now)
+        meter.clamp()
+        used += sum(ends)
+        assert used == meter._window_tokens
+        assert meter.level <= meter.burst
+        assert meter._unsettled == 0
+
+
+@given(
     st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "date", "Retry-After"]), st.text()),
     st.floats(0, 4e9),
 )

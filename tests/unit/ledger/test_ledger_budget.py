@@ -7,7 +7,8 @@ from decimal import Decimal
 import pytest
 
 from batcher.errors import BudgetError, JournalError, StorageError
-from batcher.ledger.budget import OVERTAKEN_MAX, Budget, Hold
+from batcher.ledger.budget import Budget, Hold
+from batcher.ledger.money_queue import OVERTAKEN_MAX
 from batcher.ledger.pledged import BudgetState, dollars, loss_sentence, reopened
 from batcher.testing.clock import settle
 

@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.core.records import Usage
-from batcher.limits.estimate import TokenEstimator
+from batcher.limits.estimate import MEMORY, TokenEstimator
 
 
 def test_before_anything_is_learned_bytes_and_the_cap_speak() -> None:
@@ -75,3 +75,46 @@ def test_a_reply_that_says_nothing_teaches_nothing(usage: Usage | None) -> None:
     estimator.learn(0, Usage(5, 0, 5), 16)
     assert 117 == estimator.estimate(400, 16)
     assert estimator.estimate(0, 0) >= 1
+
+
+def learned(estimator: TokenEstimator) -> TokenEstimator:
+    for _ in range(MEMORY):
+        estimator.learn(400, Usage(100, 0, 20), 64)
+    return estimator
+
+
+def test_replies_that_come_together_teach_what_each_would() -> None:
+    """Within the rounding of a mean that moves once."""
+    one_by_one, together = learned(TokenEstimator()), learned(TokenEstimator())
+    replies = [(400 + 40 * number, Usage(90 + 12 * number, 0, 15 + number)) for number in range(16)]
+    for body_bytes, usage in replies:
+        one_by_one.learn(body_bytes, usage, 64)
+    together.learn_all(replies, 64)
+    assert one_by_one.tokens_per_byte == pytest.approx(together.tokens_per_byte, rel=0.005)
+    assert one_by_one.estimate(400, 64) == pytest.approx(together.estimate(400, 64), abs=1)
+
+
+def test_one_absurd_reply_among_many_moves_as_little_as_alone() -> None:
+    """Nor do those that say nothing hide in a crowd."""
+    estimator = learned(TokenEstimator())
+    before = estimator.estimate(400, 64)
+    good, absurd = (400, Usage(100, 0, 20)), (400, Usage(1_000_000_000, 0, 1_000_000_000))
+    estimator.learn_all([good] * 7 + [absurd, (400, Usage(0, 0, 9)), (0, Usage(9, 0, 9)), (400, Usage(5, 0, -1))], 64)
+    assert before <= estimator.estimate(400, 64) <= before * 1.1
+
+
+def test_the_first_replies_teach_one_by_one_also_when_they_come_together() -> None:
+    """The first ones are what is learned fastest from."""
+    one_by_one, together = TokenEstimator(), TokenEstimator()
+    replies = [(400, Usage(260, 0, 30))] * 20
+    for body_bytes, usage in replies:
+        one_by_one.learn(body_bytes, usage, 64)
+    together.learn_all(replies, 64)
+    assert one_by_one.estimate(400, 64) == together.estimate(400, 64)
+
+
+def test_more_replies_than_are_remembered_are_taken_as_they_are() -> None:
+    """Ten thousand calls may end in one turn: the mean is theirs, and does not swing beyond them."""
+    estimator = learned(TokenEstimator())
+    estimator.learn_all([(400, Usage(200, 0, 40))] * 10_000, 64)
+    assert estimator.estimate(400, 64) == pytest.approx(240, abs=2)

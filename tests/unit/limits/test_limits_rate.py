@@ -157,3 +157,39 @@ def test_an_allowance_of_nothing_is_refused(per_minute: float) -> None:
     """It would wait for ever."""
     with pytest.raises(ValueError, match="above 0"):
         RequestRate(per_minute)
+
+
+def test_permits_taken_together_are_paced_like_others() -> None:
+    """Whatever is given back: no minute has more than the allowance, and a queue is never passed."""
+
+    async def main() -> None:
+        rate, loop, passed = RequestRate(60_000), asyncio.get_running_loop(), list[float]()
+        while loop.time() < 130:
+            if rate.try_allot(30):
+                rate.give_back(7)
+                passed += [loop.time()] * 23
+            while rate.try_acquire():
+                passed.append(loop.time())
+            await asyncio.sleep(0.013)
+        starts = [passed.index(at) for at in sorted(set(passed))]
+        worst = max(sum(passed[start] <= at < passed[start] + 60 for at in passed[start:]) for start in starts[:200:9])
+        assert 0.95 * 60_000 <= worst <= 60_000
+        waiting = asyncio.ensure_future(rate.acquire())
+        await asyncio.sleep(0)
+        assert waiting.done() or not rate.try_allot(1)
+        await waiting
+
+    run(main())
+
+
+def test_half_of_what_may_pass_at_once_is_not_taken_together() -> None:
+    """It is left to calls that come one by one, perhaps by another key."""
+
+    async def main() -> None:
+        rate = RequestRate(60_000)
+        assert not rate.try_allot(int(rate.burst))
+        assert rate.try_allot(40)
+        assert not rate.try_allot(40)
+        assert rate.try_acquire()
+
+    run(main())

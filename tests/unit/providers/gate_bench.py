@@ -13,8 +13,9 @@ from batcher.limits.rate import RequestRate
 from batcher.limits.tokens import TokenBucket
 from batcher.providers.gated import GatedCaller
 from batcher.providers.lessons import KeyLessons
-from batcher.providers.room import LimitSet, Room, Wall
+from batcher.providers.room import LimitSet, Room
 from batcher.providers.turnstile import Turnstile
+from batcher.providers.wall import Wall
 from batcher.testing.clock import ManualClock, settle
 from batcher.testing.fakes import FakeCaller, request
 
