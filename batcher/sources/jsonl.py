@@ -6,7 +6,7 @@ is reached, for its asked columns alone, and what does not fit is a `BrokenInput
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict
@@ -84,6 +84,11 @@ class JsonlTable:
             self._decoders[wanted] = decoder
         return self._decoders[wanted]
 
+    def is_looked_at(self, columns: Iterable[str], strict: Iterable[str]) -> bool:
+        """Whether `Batch.dicts` finds nothing in the head that is not known already."""
+        kinds = self._survey.kinds
+        return all(map(kinds.is_everywhere, columns)) and all(map(kinds.is_plain, strict))
+
     @cached_property
     def _survey(self) -> "_Survey":
         decode, kinds, head = (
@@ -92,6 +97,8 @@ class JsonlTable:
             TextHead(self._files, self._look_bytes),
         )
         for batch in self._head_batches(head):
+            if kinds.knows(batch.lines):
+                continue
             name = batch.file.name
             for index, line in enumerate(batch.lines):
                 try:

@@ -12,9 +12,12 @@ null goes with each of them, any other mixture has no type. A column has to have
 the key, is carried or stands in `where`: a prompt takes every value as it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import repeat
+from operator import or_
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +26,16 @@ import pyarrow as pa
 from batcher.errors import InputError
 from batcher.sources.table import COLUMNS_MAX, many_columns, shown
 
-_KINDS = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    list: "list",
+    dict: "dict",
+}
+_TYPES: dict[str, Any] = {name: kind for kind, name in _KINDS.items()}
 _WORDS = {
     "bool": "true or false",
     "int": "an integer",
@@ -49,7 +61,24 @@ class Kinds:
     """Which kinds of values each column holds, and where each kind was first seen; in order of appearance."""
 
     places: dict[str, dict[str, str]] = field(default_factory=dict)
+    _missing: set[str] = field(default_factory=set)
     _shapes: set[tuple[Any, ...]] = field(default_factory=set)
+    _decode: Callable[[bytes], Any] | None = None
+
+    def knows(self, lines: Iterable[bytes]) -> bool:
+        """Whether each line is a record with nothing in it that was not seen before.
+
+        A third of the cost of decoding each and adding it. False says no more than that it has to be done.
+        """
+        if not self._shapes:
+            return False
+        if self._decode is None:
+            self._decode = self._decoder()
+        try:
+            deque(map(self._decode, lines), maxlen=0)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return False
+        return True
 
     def add(self, record: Mapping[str, Any], name: str, number: int) -> None:
         """Note one record; `name` and `number` are its file and line."""
@@ -57,13 +86,40 @@ class Kinds:
         shape = (*record, *map(type, record.values()))
         if shape in self._shapes:
             return
+        is_first = not self.places and not self._shapes
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes.clear()
         self._shapes.add(shape)
+        self._decode = None
+        self._missing.update(self.places.keys() - record.keys())
+        if not is_first:
+            self._missing.update(record.keys() - self.places.keys())
         for column, value in record.items():
             self.places.setdefault(column, {}).setdefault(_KINDS[type(value)], f"{name}:{number}")
         if len(self.places) > COLUMNS_MAX:
             raise InputError(many_columns(f"{name}:{number}"))
+
+    def is_everywhere(self, column: str) -> bool:
+        """Whether each record has the column."""
+        return column not in self._missing
+
+    def is_plain(self, column: str) -> bool:
+        """Whether each value is text or null, or each is true, false or null: then every value fits its type."""
+        return self.places[column].keys() <= {"str", "null"} or self.places[column].keys() <= {"bool", "null"}
+
+    def _decoder(self) -> Callable[[bytes], Any]:
+        """Decodes a line that has nothing new, and fails at any other."""
+        fields = []
+        for number, (column, kinds) in enumerate(self.places.items()):
+            value = reduce(or_, [_TYPES[kind] for kind in kinds])
+            default = None if column in self._missing else msgspec.NODEFAULT
+            fields.append((f"c{number}", value, msgspec.field(name=column, default=default)))
+        try:
+            record = msgspec.defstruct("Record", fields, kw_only=True, forbid_unknown_fields=True)
+            return msgspec.json.Decoder(record).decode
+        except ValueError:
+            # A name that msgspec gives no field, as one with a quotation mark in it.
+            return _fail
 
     def is_nested(self, column: str) -> bool:
         """Whether the column holds lists or objects, so that its type depends on what is in them."""
@@ -87,6 +143,10 @@ class Kinds:
         if "int" in kinds:
             return pa.int64()
         return pa.bool_() if "bool" in kinds else pa.string()
+
+
+def _fail(_: bytes) -> Any:
+    raise ValueError("nothing is known of lines like this")
 
 
 class Extent:

@@ -216,9 +216,9 @@ class FileSource:
         head = self._table.head()
         limit = sys.maxsize if self._spec.limit is None else self._spec.limit
         seen = kept = head.rows
-        if self._predicate is not None or isinstance(self._table, JsonlTable):
+        columns = _union(self._selected, self._strict, () if list_column is None else (list_column,))
+        if self._predicate is not None or self._may_hide_faults(columns, list_column):
             seen = kept = 0
-            columns = _union(self._selected, self._strict, () if list_column is None else (list_column,))
             needed = columns if self._predicate is None else _union(columns, self._predicate.columns)
             for whole in self._table.batches(needed, head=True):
                 seen += len(whole)
@@ -235,6 +235,12 @@ class FileSource:
         if head.is_whole and seen == head.rows:
             return InputFacts(kept, kept, True)
         return InputFacts(None, min(limit, max(kept, kept * head.rows_estimate // max(1, seen))), False)
+
+    def _may_hide_faults(self, columns: Sequence[str], list_column: str | None) -> bool:
+        """Whether the head's values have to be looked at. A file with a schema answers for them."""
+        if not isinstance(self._table, JsonlTable):
+            return False
+        return list_column is not None or not self._table.is_looked_at(columns, self._strict)
 
     def _look_at(self, batch: Batch, columns: Sequence[str], list_column: str | None) -> None:
         if not isinstance(self._table, JsonlTable):

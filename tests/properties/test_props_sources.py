@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import InputError
-from batcher.sources import lines
+from batcher.sources import jsonl, jsonl_types, lines
 from batcher.sources.source import FileSource, InputSpec
 
 TEXT = st.text(
@@ -122,3 +122,50 @@ def small_blocks(block_bytes: int) -> Any:
 
 
 KEYWORDS = dict(lines.line_blocks.__kwdefaults__)
+
+
+# Some are too large for 64 bits, or for a float.
+NUMBERS = st.integers(-9, 9) | st.integers(-(2**70), 2**70)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(-1e9, 1e9),
+    TEXT,
+    st.just([1]),
+    st.just({"x": "y"}),
+)
+COLUMNS = ("id", "text", "ราคา", 'a"b')
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from(COLUMNS), VALUES), min_size=1, max_size=8)
+    | st.lists(st.fixed_dictionaries({"id": TEXT, "text": TEXT | st.none()}), min_size=1, max_size=8)
+    | st.lists(st.fixed_dictionaries({"id": NUMBERS, "text": NUMBERS | st.floats(-1e9, 1e9)}), min_size=1, max_size=8),
+    selected=st.lists(st.sampled_from(COLUMNS), unique=True, max_size=3),
+    carried=st.lists(st.sampled_from(COLUMNS), unique=True, max_size=2),
+    limit=st.none() | st.integers(1, 9),
+)
+def test_lines_that_are_passed_over_hide_nothing(
+    rows: list[dict[str, Any]], selected: list[str], carried: list[str], limit: int | None
+) -> None:
+    """Lines with nothing new in them are looked at once, and lightly: what is said of the input is the same."""
+
+    def look(folder: str) -> Any:
+        try:
+            source = FileSource.open(InputSpec(paths=["r.jsonl"], base=Path(folder), limit=limit)).select(selected)
+            facts = source.check(carry=carried)
+        except InputError as error:
+            return str(error)
+        read = [[row.columns for row in batch] for batch in source.rows()]
+        return facts, source.columns, source.schema(carried), list(chain.from_iterable(read))
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(jsonl, "BATCH_ROWS_MAX", 2):
+        Path(folder, "r.jsonl").write_bytes(written("jsonl", rows))
+        lightly = look(folder)
+        with (
+            mock.patch.object(jsonl_types.Kinds, "knows", return_value=False),
+            mock.patch.object(jsonl.JsonlTable, "is_looked_at", return_value=False),
+        ):
+            assert look(folder) == lightly
