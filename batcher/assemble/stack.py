@@ -81,7 +81,7 @@ class Stack:
     exchanges: tuple[Exchange, ...]
     concurrency: int
     price: AnyPrice | None
-    places: Places | None = None
+    places: Permits | Places | None = None
 
     @property
     def workers(self) -> int:
@@ -197,7 +197,7 @@ def build_stack(
         chance=chance,
         progress=tools.progress,
     )
-    places = Places(common.limits.permits, permits)
+    places = permits[0] if len(permits) == 1 else Places(common.limits.permits, permits)
     return Stack(caller, tuple(exchanges), concurrency_of(job, endpoint), price, places)
 
 

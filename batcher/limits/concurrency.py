@@ -3,7 +3,8 @@
 asyncio.Semaphore cannot change its size, and costs 3 µs where this costs a comparison: with a permit
 free and nobody waiting, `try_acquire` is all there is.
 
-`Places` are the permits of all keys together, for whoever decides how many rows to take in hand.
+`Places` are the permits of several keys together, for whoever decides how many rows to take in hand; those of
+one key stand for themselves.
 """
 
 import asyncio
@@ -41,7 +42,6 @@ class Permits:
         """How many callers wait."""
         return self._waiting
 
-    @property
     def free(self) -> int:
         """How many could be had now; 0 while somebody waits."""
         free = self._permits_max - self._in_use
@@ -85,7 +85,8 @@ class Permits:
         self._in_use -= 1
         if self._waiters:
             self._hand_out()
-        self._tell()
+        if self._told is not None and self._in_use < self._permits_max and not self._waiters:
+            self._told()
 
     def resize(self, permits_max: int) -> None:
         """Change how many may be out. More: those who wait go at once. Fewer: the next releases are kept."""
@@ -93,9 +94,6 @@ class Permits:
             raise ValueError(f"at least one permit is needed, not {permits_max}")
         self._permits_max = permits_max
         self._hand_out()
-        self._tell()
-
-    def _tell(self) -> None:
         if self._told is not None and self._in_use < self._permits_max and not self._waiters:
             self._told()
 
@@ -128,8 +126,8 @@ class Places:
     def free(self) -> int:
         """Calls that would not have to wait for a permit; a key that rests counts as one that does not."""
         shared, keys = self._shared, self._keys
-        of_keys = keys[0].free if len(keys) == 1 else sum([permits.free for permits in keys])
-        return of_keys if shared is None else min(shared.free, of_keys)
+        of_keys = sum([permits.free() for permits in keys])
+        return of_keys if shared is None else min(shared.free(), of_keys)
 
     def when_free(self, told: Callable[[], None]) -> None:
         """Call `told` when a place may have become free that nobody waits for; often, so it has to cost little."""

@@ -91,24 +91,24 @@ async def test_a_permit_whose_waiters_all_gave_up_is_told() -> None:
     await settle()
     for waiter in waiters[::-1]:
         waiter.cancel()
-    permits.when_free(lambda: told.append(permits.free))
+    permits.when_free(lambda: told.append(permits.free()))
     permits.release()
     await settle()
 
-    assert 1 == permits.free
+    assert 1 == permits.free()
     assert told
 
 
 async def test_a_permit_that_is_handed_over_is_no_news_and_one_that_is_added_is() -> None:
     told: list[int] = []
     permits = Permits(1)
-    permits.when_free(lambda: told.append(permits.free))
+    permits.when_free(lambda: told.append(permits.free()))
     await permits.acquire()
     waiter = asyncio.create_task(permits.acquire())
     await settle()
     permits.release()
     await waiter
-    assert (0, []) == (permits.free, told)
+    assert (0, []) == (permits.free(), told)
     permits.resize(3)
     permits.release()
     assert [2, 3] == told
