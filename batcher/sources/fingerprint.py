@@ -7,9 +7,10 @@ When a broken line stopped a run, the user mends it and goes on. Then only what 
 fingerprint ends with the lines before the broken one, uncompressed, and lets everything behind them change.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import xxhash
@@ -24,6 +25,7 @@ _WHOLE_BYTES_MAX = 256 * 2**20
 _END_BYTES = 8 * 2**20
 _SAMPLES = 64
 _SAMPLE_BYTES = 2**20
+_PIECE_BYTES = 256 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +100,24 @@ def _file_hash(file: InputFile) -> str:
     try:
         with file.path.open("rb") as opened:
             if size_bytes <= _WHOLE_BYTES_MAX:
-                while chunk := opened.read(_SAMPLE_BYTES):
-                    digest.update(chunk)
+                _take_in(digest, opened, sys.maxsize)
                 return digest.hexdigest()
-            digest.update(opened.read(_END_BYTES))
+            _take_in(digest, opened, _END_BYTES)
             for number in range(1, _SAMPLES + 1):
                 opened.seek(size_bytes * number // (_SAMPLES + 1))
-                digest.update(opened.read(_SAMPLE_BYTES))
+                _take_in(digest, opened, _SAMPLE_BYTES)
             opened.seek(-_END_BYTES, 2)
-            digest.update(opened.read(_END_BYTES))
+            _take_in(digest, opened, _END_BYTES)
     except OSError as error:
         raise InputError(f"{file.name}: cannot be read: {error.strerror or error}") from None
     return digest.hexdigest()
+
+
+def _take_in(digest: xxhash.xxh3_128, opened: BinaryIO, count: int) -> None:
+    """So many bytes, or all there are; not at once, since this comes last in a run, when its memory is at its peak."""
+    while count > 0 and (chunk := opened.read(min(count, _PIECE_BYTES))):
+        digest.update(chunk)
+        count -= len(chunk)
 
 
 def _lines_hash(file: InputFile, lines: int) -> str:

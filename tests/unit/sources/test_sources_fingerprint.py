@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from source_files import jsonl, numbered, opened, rows_of
 
 from batcher.errors import InputError
 from batcher.sources import fingerprint as fingerprints
+from batcher.sources.files import resolve_files
 from batcher.sources.source import BrokenInputError, InputFingerprint
 
 LINE = b'{"id": %d, "text": "' + b"x" * 2000 + b'"}\n'
@@ -56,6 +58,23 @@ def test_a_large_file_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / "other.jsonl").write_bytes(changed)
         file = fingerprints.InputFile(tmp_path / "other.jsonl", "r.jsonl", "jsonl", None, len(content))
         assert "its content is another" in str(fingerprints.changed([file], before))
+
+
+@pytest.mark.parametrize("whole_bytes_max", [1, 10**9])
+def test_a_file_is_read_in_pieces_that_do_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes_max: int
+) -> None:
+    """The end of a run is where its memory is at its peak: 8 MB at once were 8 MB more."""
+    (tmp_path / "r.jsonl").write_bytes(b'{"n": 1}\n' * 1_500_000)
+    files = resolve_files(["r.jsonl"], tmp_path)
+    monkeypatch.setattr(fingerprints, "_WHOLE_BYTES_MAX", whole_bytes_max)
+    tracemalloc.start()
+    found = fingerprints.fingerprint(files)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2_000_000
+    monkeypatch.setattr(fingerprints, "_PIECE_BYTES", 2**24)
+    assert found == fingerprints.fingerprint(files)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
