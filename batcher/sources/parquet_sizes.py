@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from batcher.sources.table import BATCH_BYTES_MAX, BATCH_ROWS_MAX
 
-BUFFER_BYTES = 2**20
+BUFFER_BYTES = 256 * 2**10
 DECODED_BYTES_MAX = 64 * 2**20
 _RECORDS_UNEQUAL_MAX = 16
 _PACKED_MAX = 50
