@@ -13,7 +13,7 @@ the fewest records that three measures allow:
 Not bounded: one single record, one page (Arrow unpacks it whole), and a footer that lies about all of this.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -135,28 +135,26 @@ class BatchSizes:
                 longest[leaf.path] = 0
             else:
                 asked[leaf.path] = chunk.total_uncompressed_size
-        return {**longest, **self._longest_entries(group, asked)}
+        return longest | {path: self._longest_entry(group, path, size_bytes) for path, size_bytes in asked.items()}
 
-    def _longest_entries(self, group: int, size_bytes_by_path: Mapping[str, int]) -> dict[str, int | None]:
-        """The bytes of the longest entries of dictionaries, by reading them with the first record."""
-        if not size_bytes_by_path:
-            return {}
-        paths = list(size_bytes_by_path)
+    def _longest_entry(self, group: int, path: str, size_bytes: int) -> int | None:
+        """The bytes of the longest entry of a column's dictionary, by reading it with the first record.
+
+        One column at a time: a dictionary of 1 MB takes ten times as much while it is read.
+        """
         try:
             with pq.ParquetFile(
-                self._path, metadata=self._metadata, read_dictionary=paths, buffer_size=BUFFER_BYTES, pre_buffer=False
+                self._path, metadata=self._metadata, read_dictionary=[path], buffer_size=BUFFER_BYTES, pre_buffer=False
             ) as parquet:
-                batch = next(parquet.iter_batches(1, [group], paths, use_threads=False), None)
+                batch = next(parquet.iter_batches(1, [group], [path], use_threads=False), None)
         except (pa.ArrowException, OSError):
             # Reading the rows will tell what is wrong, and those before it come first.
-            return dict.fromkeys(paths)
+            return None
         found = [] if batch is None else list(chain.from_iterable(map(_dictionaries, batch.columns)))
-        if len(found) != len(paths):
-            return dict.fromkeys(paths)
-        return {
-            path: size_bytes if (entry_bytes := _longest_entry(entries)) is None else entry_bytes
-            for (path, size_bytes), entries in zip(size_bytes_by_path.items(), found, strict=True)
-        }
+        if len(found) != 1:
+            return None
+        entry_bytes = _longest_text(found[0])
+        return size_bytes if entry_bytes is None else entry_bytes
 
 
 def _leaves(metadata: pq.FileMetaData, wanted: Collection[str]) -> list[_Leaf]:
@@ -195,7 +193,7 @@ def _dictionaries(array: pa.Array) -> Iterator[pa.Array | None]:
         yield None
 
 
-def _longest_entry(entries: pa.Array | None) -> int | None:
+def _longest_text(entries: pa.Array | None) -> int | None:
     # A single entry may be the first text of a column that begins without its dictionary.
     if entries is None or len(entries) < 2:
         return None
