@@ -127,7 +127,7 @@ class TokenMeter:
         return slot
 
     def give_back(self, slot: Slot, tokens: int, calls: int, now: float) -> None:
-        """Of what was allotted, that much was not used by so many calls."""
+        """Of what was allotted, that much was not used by so many calls. `clamp` when those who wait are served."""
         self._refill(now)
         unused = tokens * calls
         self.level += unused
@@ -135,7 +135,6 @@ class TokenMeter:
         if slot.in_window:
             self._window_tokens -= unused
         self._unsettled -= calls
-        self.clamp()
 
     def wait_s(self, tokens: int, now: float) -> float:
         """Seconds until `take` would grant them if nothing else changed; 0 is now."""
@@ -293,6 +292,7 @@ class TokenBucket:
         self._meter.give_back(slot, tokens, calls, self._monotonic())
         if self._queue:
             self._grant()
+        self._meter.clamp()
 
     def settle(self, slot: Slot, difference: int) -> None:
         """Book the difference between estimate and truth; whoever can go now, goes. For `Reservation`."""

@@ -74,7 +74,7 @@ class Allotments:
         self._open: dict[int, Allotment] = {}
         self._began: dict[int, int] = {}
         self._expected: dict[int, int] = {}
-        self._ended: list[tuple[Allotment, int, Usage, Decimal]] = []
+        self._ended: list[tuple[Allotment, int, Usage, Decimal | None]] = []
 
     def limit(self, requests: Sequence[RequestRate], tokens: Sequence[TokenBucket]) -> None:
         """These are the rates from now on."""
@@ -87,7 +87,7 @@ class Allotments:
         size = len(messages).bit_length()
         allotment = self._open.get(size)
         if allotment is None or not allotment.calls_left:
-            allotment = self._next(size)
+            allotment = self._next(size, len(messages))
             if allotment is None:
                 return None
         if self._wall is not None and messages.find(b'"type":') >= 0:  # an image costs more than its bytes
@@ -98,7 +98,7 @@ class Allotments:
     def ended(self, allotment: Allotment, request: Request, spend: Spend) -> bool:
         """A call was answered; False where it has to be settled by itself."""
         usage, cost_usd = spend.usage, spend.cost_usd
-        if usage is None or cost_usd is None or allotment.buckets is not self._tokens:
+        if usage is None or (cost_usd is None and self._wall is not None) or allotment.buckets is not self._tokens:
             return False
         self._ended.append((allotment, len(request.messages), usage, cost_usd))
         if not self._is_planned:
@@ -111,31 +111,33 @@ class Allotments:
             self._loop = asyncio.get_running_loop()
         self._loop.call_soon(self._end_turn)
 
-    def _next(self, size: int) -> Allotment | None:
+    def _next(self, size: int, messages_bytes: int) -> Allotment | None:
         """Another allotment for calls of this size, where the turn before had many and there is plenty of all."""
         if not self._is_planned:
             self._plan()
-        used_up = self._open.get(size)
-        calls = min(self._expected.get(size, 0) if used_up is None else 2 * used_up.calls, CALLS_MAX)
-        allotment = self._allot(size, calls) if calls >= CALLS_MIN else None
+        used_up = self._open.pop(size, None)
+        calls = self._expected.get(size, 0)
+        if used_up is not None:
+            self._began[size] = self._began.get(size, 0) + used_up.calls
+            calls = 2 * used_up.calls
+        calls = min(calls, CALLS_MAX)
+        allotment = self._allot(size, messages_bytes, calls) if calls >= CALLS_MIN else None
         if allotment is None:
             # Not asked for again in this turn.
             self._expected[size] = 0
             self._began[size] = self._began.get(size, 0) + 1
             return None
-        if used_up is not None:
-            self._began[size] = self._began.get(size, 0) + used_up.calls
         self._open[size] = allotment
         return allotment
 
-    def _allot(self, size: int, calls: int) -> Allotment | None:
+    def _allot(self, size: int, messages_bytes: int, calls: int) -> Allotment | None:
+        """Room for calls of this size, estimated to use what one of so many bytes uses."""
         budget, worst_usd = None, Decimal(0)
         if self._wall is not None:
             budget, worst_usd = self._wall.budget, self._wall.worst_case.usd_of(2**size - 1)
             if not budget.try_allot(worst_usd, calls):
                 return None
-        # The mean of the sizes it is for: errors to both sides cancel out.
-        tokens = self._estimator.estimate(3 * 2**size // 4, self._output_max)
+        tokens = self._estimator.estimate(messages_bytes, self._output_max)
         slots: list[Slot] = []
         for bucket in self._tokens:
             slot = bucket.try_allot(tokens, calls)
@@ -187,4 +189,5 @@ class Allotments:
         for number, bucket in enumerate(self._tokens):
             bucket.settle_all([(of.slots[number], usage.input + usage.output - of.tokens) for of, _, usage, _ in ended])
         if self._wall is not None:
-            self._wall.budget.settle_all([(of.worst_usd, cost_usd) for of, _, _, cost_usd in ended])
+            costs = [(of.worst_usd, cost_usd) for of, _, _, cost_usd in ended if cost_usd is not None]
+            self._wall.budget.settle_all(costs)

@@ -137,6 +137,31 @@ async def test_an_allotted_call_reserves_its_worst_case_until_it_ends() -> None:
     assert MANY * one_usd <= exposure_usd <= MANY * bench.worst_case.usd_of(200)
 
 
+@pytest.mark.parametrize("size", [65, 100, 127])
+async def test_an_allotted_call_reserves_the_tokens_that_it_is_expected_to_use(size: int) -> None:
+    """Rows of one size would all be taken for the mean of their class: far too low at its upper end."""
+    bench = Bench()
+    await bench.begin(MANY, size=size)
+    [*calls] = await bench.begin(MANY, size=size)
+    assert {bench.room._estimator.estimate(size, 16)} == {tokens_of(taken) for _, taken in calls}
+
+
+async def test_where_there_is_no_plenty_it_is_found_out_once_a_turn() -> None:
+    """Near a limit each call is looked at by itself: a try for all of them each time would come on top."""
+    one_usd = Bench().worst_case.usd_of(100)
+    bench = Bench(cap_usd=one_usd * (3 * MANY))
+    await bench.begin(MANY)
+    with mock.patch.object(bench.budget, "try_allot", return_value=False) as tried:
+        await bench.begin(MANY)
+        assert 1 == tried.call_count
+    bench = Bench(per_minute=600_000_000)
+    await bench.begin(MANY)
+    few = [True, *[False] * MANY]
+    with mock.patch.object(bench.budget, "try_allot", side_effect=few) as tried:
+        await bench.begin(10 * MANY)
+        assert 2 == tried.call_count
+
+
 async def test_calls_that_fail_are_settled_by_themselves() -> None:
     """Refused before it was served, cut on the way, given up: the budget and the tokens know which."""
     bench = Bench()
