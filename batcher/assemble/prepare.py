@@ -16,8 +16,6 @@ from batcher.assemble.stack import refuse_too_many_connections
 from batcher.clock import SystemClock
 from batcher.config.load import LoadedJob
 from batcher.core.contracts import Checker
-from batcher.local import lease
-from batcher.local.models import is_path
 from batcher.prompts.chat import ChatRenderer
 from batcher.providers.network import DIRECT, Network, Tls, network_for
 from batcher.runs.runfile import utc
@@ -80,6 +78,8 @@ def prepare(loaded: LoadedJob) -> Prepared:
     network = network_of(loaded, os.environ)
     refuse_too_many_connections(job)
     if (local := local_model(loaded)) is not None:
+        from batcher.local import lease  # noqa: PLC0415  # few jobs have a local model
+
         lease.check(local)
     source = FileSource.open(
         InputSpec(
@@ -119,7 +119,11 @@ def prepare(loaded: LoadedJob) -> Prepared:
 def local_model(loaded: LoadedJob) -> str | None:
     """The local model of a job, a path made whole; None where the provider is elsewhere."""
     local = loaded.job.sole_provider.local
-    return str(loaded.base / local) if local is not None and is_path(local) else local
+    if local is None:
+        return None
+    from batcher.local.models import is_path  # noqa: PLC0415  # few jobs have a local model
+
+    return str(loaded.base / local) if is_path(local) else local
 
 
 def network_of(loaded: LoadedJob, environ: Mapping[str, str]) -> Network:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from decimal import Decimal
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from batcher.assemble.books import UNFINISHED, Purse, book, raise_hint, run_command, shown, take_over
 from batcher.assemble.closing import Judged, last_lines
@@ -25,7 +25,6 @@ from batcher.journal.journal import Journal
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.pledged import BudgetState, loss_sentence
 from batcher.ledger.prices import AnyPrice
-from batcher.local import lease as leases
 from batcher.observe.human import counted
 from batcher.observe.log import Events, open_events
 from batcher.observe.reporter import Reporter, make_reporter
@@ -34,6 +33,9 @@ from batcher.runs.directory import RunDirectory
 from batcher.runs.runfile import RunFile, RunState
 from batcher.sources.source import BrokenInputError, InputFingerprint
 from batcher.storage.durable import Disk
+
+if TYPE_CHECKING:
+    from batcher.local import lease as leases
 
 NOTHING_APPLIED = Applied()
 
@@ -186,11 +188,13 @@ class Session:
         local = local_model(self._prepared.loaded)
         if local is None:
             return contextlib.nullcontext()
+        from batcher.local import lease as leases  # noqa: PLC0415  # few jobs have a local model
+
         lease = leases.start(local, tell=self._note)
         self._progress.note = None
         return lease
 
-    def _endpoint(self, lease: leases.Lease | None) -> Endpoint:
+    def _endpoint(self, lease: "leases.Lease | None") -> Endpoint:
         job = self._prepared.loaded.job
         if lease is None:
             return endpoint_of(job.sole_provider, job, self._prepared.network)

@@ -12,16 +12,13 @@ from typing import Literal, Protocol, TextIO
 
 from batcher.clock import Clock
 from batcher.core.progress import Progress
-from batcher.observe.display import frame
 from batcher.observe.human import duration
 from batcher.observe.log import Events
-from batcher.observe.pace import FAILURES_WINDOW_S, RATE_WINDOW_S, Pace
-from batcher.observe.screen import Screen
+from batcher.observe.pace import FAILURES_WINDOW_S, Pace
 from batcher.observe.text import clean
 from batcher.observe.view import Meter, View, progress_fields, progress_line
 from batcher.observe.writer import Writer
 
-_LIVE_EVERY_S = 0.25
 _PLAIN_EVERY_S = 1.0
 
 
@@ -77,7 +74,9 @@ def make_reporter(
     if log_format == "json":
         return RunReporter(_Nothing(), clock, events)
     if log_format == "auto" and is_terminal and environ.get("TERM", "dumb") not in ("dumb", "unknown", ""):
-        return RunReporter(_Live(stream, environ, clock), clock, events)
+        from batcher.observe.live import Live  # noqa: PLC0415  # rich takes 10 ms that a pipe has no use for
+
+        return RunReporter(Live(stream, environ), clock, events)
     return RunReporter(_Lines(stream), clock, events)
 
 
@@ -198,29 +197,3 @@ class _Lines:
     def close(self) -> None:
         """See `Surface`."""
         self._writer.close()
-
-
-class _Live:
-    """A terminal: a frame four times a second, warnings above it."""
-
-    every_s, rate_window_s = _LIVE_EVERY_S, RATE_WINDOW_S
-
-    def __init__(self, stream: TextIO, environ: Mapping[str, str], clock: Clock) -> None:
-        self._screen = Screen(stream, environ)
-        self._clock = clock
-
-    def look(self, progress: Progress, view: View) -> None:
-        """See `Surface`."""
-        size = self._screen.size()
-        self._screen.draw(frame(progress, view, width=size.columns, height=size.lines), view.now_s)
-
-    def line(self, text: str) -> None:
-        """The frame says it already."""
-
-    def say(self, text: str) -> None:
-        """See `Surface`."""
-        self._screen.above(text)
-
-    def close(self) -> None:
-        """See `Surface`."""
-        self._screen.close()

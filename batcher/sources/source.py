@@ -24,12 +24,10 @@ from batcher.errors import InputError
 from batcher.sources import fingerprint as fingerprints
 from batcher.sources.arrow_types import can_be_key, is_said_as_text, key_texts, key_values
 from batcher.sources.chat import chat_column_fault, chat_fault
-from batcher.sources.csv_table import CsvTable
-from batcher.sources.files import InputSpec, resolve_files, unknown_column
+from batcher.sources.files import InputFile, InputSpec, resolve_files, unknown_column
 from batcher.sources.fingerprint import InputFingerprint
 from batcher.sources.jsonl import JsonlTable
 from batcher.sources.keys import KeyCheck
-from batcher.sources.parquet import ParquetTable
 from batcher.sources.table import LOOK_BYTES, Batch, BrokenInputError, Table, salvaged, shown
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BrokenInputError", "FileSource", "InputFacts", "InputFingerprint", "InputSpec"]
 
-_TABLES: dict[str, Callable[..., Table]] = {"parquet": ParquetTable, "jsonl": JsonlTable, "csv": CsvTable}
 _KEY_SHOWN_MAX = 80
 
 
@@ -61,7 +58,7 @@ class FileSource:
         self._spec = spec
         self._files = resolve_files(spec.paths, spec.base)
         self._name = self._files[0].name
-        self._table = _TABLES[self._files[0].format](self._files, look_bytes=look_bytes)
+        self._table = _table(self._files, look_bytes)
         if not self._table.columns:
             raise InputError(f"{self._name}: the input has no rows")
         self._selected: tuple[str, ...] = self._table.columns
@@ -303,6 +300,21 @@ class FileSource:
         for column in columns:
             if column not in known:
                 raise unknown_column(where, column, self._table.columns)
+
+
+def _table(files: Sequence[InputFile], look_bytes: int) -> Table:
+    # Each format brings modules and packages that the others have no use for.
+    match files[0].format:
+        case "parquet":
+            from batcher.sources.parquet import ParquetTable  # noqa: PLC0415
+
+            return ParquetTable(files, look_bytes=look_bytes)
+        case "csv":
+            from batcher.sources.csv_table import CsvTable  # noqa: PLC0415
+
+            return CsvTable(files, look_bytes=look_bytes)
+        case _:
+            return JsonlTable(files, look_bytes=look_bytes)
 
 
 def _predicate(sql: str, table: Table) -> "Predicate":
