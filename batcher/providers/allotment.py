@@ -77,9 +77,11 @@ class Allotments:
         self._ended: list[tuple[Allotment, int, Usage, Decimal | None]] = []
 
     def limit(self, requests: Sequence[RequestRate], tokens: Sequence[TokenBucket]) -> None:
-        """These are the rates from now on."""
-        self._end_turn()
-        self._requests, self._tokens = tuple(requests), tuple(tokens)
+        """These are the rates from now on; the same ones again change nothing."""
+        rates = (tuple(requests), tuple(tokens))
+        if rates != (self._requests, self._tokens):
+            self._end_turn()
+            self._requests, self._tokens = rates
 
     def take(self, request: Request) -> Allotment | None:
         """Room for one call out of what this turn was allotted, or None: look at each limit."""

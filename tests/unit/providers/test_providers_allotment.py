@@ -264,6 +264,15 @@ async def test_rates_that_change_on_the_way_take_what_was_taken_from_them() -> N
     assert (0, 0) == (bench.bucket.meter._unsettled, taught.meter._unsettled)
 
 
+async def test_rates_that_are_named_again_end_no_allotment() -> None:
+    """Providers name them with each answer."""
+    bench = Bench()
+    await bench.begin(MANY)
+    first = bench.room.try_take(request(0, b"x" * 100))
+    assert not bench.room.teach(requests_per_minute=None, tokens_per_minute=None)
+    assert first is bench.room.try_take(request(1, b"x" * 100))
+
+
 async def test_a_call_without_a_permit_takes_nothing() -> None:
     """All or nothing, as by itself."""
     bench = Bench(permits=MANY + 4)
