@@ -240,7 +240,8 @@ class Breaker:
 
     def _hear(self, row: int, now: float) -> bool:
         """A row failed at a provider that was reached, while closed. True if it counts as a try."""
-        if row in self._offenders:
+        is_again = row in self._offenders
+        if is_again:
             self._again_failures += 1
         else:
             self._is_vouched_for = False
@@ -257,16 +258,15 @@ class Breaker:
             offender.episode, offender.charged = self._episode, 0
             if len(self._streak) < OFFENDERS_MAX:
                 self._streak[row] = offender
-        is_first = offender.spoke_in != self._episode
         if speaks:
+            self._rows_heard += offender.spoke_in != self._episode
             offender.spoke_in = self._episode
-            self._rows_heard += is_first
             if self._raise_evidence(now):
                 return False
         offender.successes_seen = self._successes
         offender.failures_seen = None if self._is_vouched_for else self._failures
         # Several rows fail and none is answered: whose fault it is will be known soon.
-        is_silent = speaks and not is_first and not answered and self._rows_heard > 1 and self._threshold <= SOON_MAX
+        is_silent = speaks and is_again and not answered and self._rows_heard > 1 and self._threshold <= SOON_MAX
         is_weather = not self._is_vouched_for and self._health.is_sick
         if offender.free < FREE_MAX and (is_silent or is_weather):
             offender.free += 1

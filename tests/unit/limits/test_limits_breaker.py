@@ -231,6 +231,21 @@ def test_three_rows_in_flight_see_an_outage_after_as_many_failures_as_the_thresh
     assert breaker.is_open
 
 
+def test_answers_that_were_on_their_way_cost_the_first_rows_of_an_outage_no_second_try() -> None:
+    """They start the count again, but say nothing of the time since: nothing that began after the row was answered."""
+    breaker = Breaker(failure_threshold=3)
+    served, first, second = (breaker.enter(0.0) for _ in range(3))
+    assert served is not None
+    assert first is not None
+    assert second is not None
+    assert breaker.record_failure(first, 10, reached=True, now=0.0)
+    breaker.record_success(served, 9, 0.0)
+    assert breaker.record_failure(second, 11, reached=True, now=0.0)
+    assert not fail(breaker, 10), "asked again before anything was answered: it may be the provider"
+    assert not fail(breaker, 12), "three rows, and it is"
+    assert breaker.is_open
+
+
 def test_one_failure_in_three_is_noise_and_nine_in_ten_an_outage() -> None:
     """At 5,000 calls/s, each of a new row: a minute of the one, and milliseconds of the other."""
     breaker, row = Breaker(), 0
