@@ -22,7 +22,7 @@ from batcher.errors import InputError
 from batcher.sources.arrow_types import plain_type, python_values
 from batcher.sources.files import InputFile
 from batcher.sources.lines import open_stream
-from batcher.sources.parquet_sizes import BUFFER_BYTES, BatchSizes, spans
+from batcher.sources.parquet_sizes import BUFFER_BYTES, BatchSizes, LongestEntries, spans
 from batcher.sources.table import (
     BATCH_BYTES_MAX,
     COLUMNS_MAX,
@@ -46,9 +46,8 @@ class ParquetTable:
         self._files, self._look_bytes = files, look_bytes
         self._paths: list[Path] = [self._plain_path(file) for file in files]
         self._row_counts: list[int] = []
-        # By file, first record and columns. Found once: to look at a dictionary takes 15 MB, and the results are
-        # written, with the key read again, when the memory of a run is at its peak.
-        self._batch_rows: dict[tuple[int, int, tuple[str, ...]], int] = {}
+        # One for each file.
+        self._longest_entries: list[LongestEntries] = [{} for _ in files]
         for number, file in enumerate(files):
             with self._open(number) as parquet:
                 self._row_counts.append(parquet.metadata.num_rows)
@@ -98,15 +97,11 @@ class ParquetTable:
         at = start
         with self._open(number) as parquet:
             self._check_unchanged(number, parquet.metadata)
-            sizes = BatchSizes(self._paths[number], parquet.metadata, wanted)
+            sizes = BatchSizes(self._paths[number], parquet.metadata, wanted, self._longest_entries[number])
             try:
                 for span in spans(parquet.metadata, start):
                     at = span.first
-                    place = (number, span.first, tuple(wanted))
-                    if place not in self._batch_rows:
-                        self._batch_rows[place] = sizes.rows(span)
-                    batch_rows = self._batch_rows[place]
-                    for read in parquet.iter_batches(batch_rows, span.row_groups, wanted, use_threads=False):
+                    for read in parquet.iter_batches(sizes.rows(span), span.row_groups, wanted, use_threads=False):
                         records = read.select(wanted).cast(schema)
                         skipped = max(0, min(start - at, len(records)))
                         yield from _bounded(ParquetBatch(file, records.slice(skipped), at + skipped))

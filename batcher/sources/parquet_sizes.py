@@ -75,12 +75,26 @@ def spans(metadata: pq.FileMetaData, start: int) -> Iterator[Span]:
 _Chunk = tuple[_Leaf, pq.ColumnChunkMetaData]
 """A stored column of one row group."""
 
+LongestEntries = dict[tuple[int, str], int | None]
+"""By row group and path of a stored column: the bytes of its dictionary's longest entry; None is not known."""
+
 
 class BatchSizes:
-    """How many records of some columns make a batch, for one row group after the other."""
+    """How many records of some columns make a batch, for one row group after the other.
 
-    def __init__(self, path: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
+    Args:
+        path: The file.
+        metadata: Its footer.
+        columns: Those to be read.
+        known: What was found of the file's dictionaries before; added to. To look at one takes up to 15 MB, and when
+            the results are written, and some columns read again, the memory of a run is at its peak.
+    """
+
+    def __init__(
+        self, path: Path, metadata: pq.FileMetaData, columns: Sequence[str], known: LongestEntries | None = None
+    ) -> None:
         self._path, self._metadata = path, metadata
+        self._known = {} if known is None else known
         self._leaves = _leaves(metadata, frozenset(columns))
 
     def rows(self, span: Span) -> int:
@@ -135,7 +149,11 @@ class BatchSizes:
                 longest[leaf.path] = 0
             else:
                 asked[leaf.path] = chunk.total_uncompressed_size
-        return longest | {path: self._longest_entry(group, path, size_bytes) for path, size_bytes in asked.items()}
+        for path, size_bytes in asked.items():
+            if (group, path) not in self._known:
+                self._known[group, path] = self._longest_entry(group, path, size_bytes)
+            longest[path] = self._known[group, path]
+        return longest
 
     def _longest_entry(self, group: int, path: str, size_bytes: int) -> int | None:
         """The bytes of the longest entry of a column's dictionary, by reading it with the first record.

@@ -10,6 +10,8 @@ import pytest
 from source_files import columns_of, numbered, opened, parquet, refusal, rows_of
 
 from batcher.errors import InputError
+from batcher.sources.files import resolve_files
+from batcher.sources.parquet import ParquetTable
 from batcher.sources.source import BrokenInputError
 
 
@@ -152,3 +154,23 @@ def test_a_chat_column_holds_chats(tmp_path: Path, rows: list[dict[str, object]]
 def test_a_good_chat_column_passes(tmp_path: Path) -> None:
     parquet(tmp_path / "r.parquet", [{"chat": [{"role": "user", "content": "a"}]}])
     assert 1 == opened(tmp_path, "r.parquet").check(list_column="chat").rows
+
+
+def test_a_dictionary_is_looked_at_once_whatever_is_read_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look takes up to 15 MB; rows and results read the same columns in different orders."""
+    columns = {name: [f"{name} {row:06d} " + "ก" * 40 for row in range(2_000)] for name in ("id", "text", "note")}
+    pq.write_table(pa.table(columns), tmp_path / "r.parquet", row_group_size=1_000)
+    looks: list[str] = []
+    file = pq.ParquetFile
+
+    def look(*args: object, read_dictionary: list[str] | None = None, **options: object) -> pq.ParquetFile:
+        looks.extend(read_dictionary or ())
+        return file(*args, read_dictionary=read_dictionary, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", look)
+    table = ParquetTable(resolve_files(["r.parquet"], tmp_path))
+    for wanted in (("id", "text"), ("text", "id"), ("id",), ("note", "id")):
+        assert 2_000 == sum(len(batch) for batch in table.batches(wanted))
+    assert sorted(["id", "text", "note"] * 2) == sorted(looks)
