@@ -1,7 +1,9 @@
 """What is left out of a run is left out of that run only, and changes nothing that it does."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,7 @@ print(pa.array(numpy.arange(2)).to_pylist(), gc.isenabled())
 def test_an_import_that_fails_leaves_nothing_behind() -> None:
     program = """
 import sys
+from pathlib import Path
 from batcher.cli import lean
 lean._WITHOUT = {"no_such_package": "colorsys"}
 try:
@@ -56,3 +59,20 @@ import colorsys, gc
 print(gc.isenabled())
 """
     assert "no_such_package\nTrue" == said_by(program)
+
+
+def test_no_package_that_is_installed_is_loaded_for_being_a_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pydantic loads such packages when the first model is made."""
+    (tmp_path / "watcher.py").write_text("raise SystemExit('the plugin was loaded')")
+    facts = tmp_path / "watcher-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: watcher\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[pydantic]\nwatcher = watcher:plugin\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("PYDANTIC_DISABLE_PLUGINS", raising=False)  # other tests load the command in this process
+    read = "from batcher.config.load import load_job; print('read')"
+    assert "read" == said_by(f"import batcher.cli.main; {read}")
+    with pytest.raises(subprocess.CalledProcessError):  # so that the first half says something
+        said_by(read)
