@@ -9,18 +9,21 @@ from datetime import date
 from contenders import Measurement
 from processes import Cores
 from results import Results, Rounds, middle, ratio, row_cpu_us
-from workloads import RAWEST, SDK, WORKLOADS, Workload
+from workloads import NO_LATENCY, RAWEST, SDK, WORKLOADS, Workload
 
 
-def machine_lines(cores: Cores, *, rows: int, runs: int, command: str) -> list[str]:
-    """What the figures depend on, without naming the machine."""
+def machine_lines(cores: Cores, *, rows: int, runs: int, close_runs: int, command: str) -> list[str]:
+    """What the figures depend on, without naming the machine; `close_runs` are those of `run.CLOSE_RUNS`."""
     names = ("openai", "pyreqwest", "aiohttp", "uvloop", "msgspec", "pyarrow")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    rounds = "1 round" if runs == 1 else f"{runs} rounds"
+    if close_runs > runs:
+        rounds = f"{rounds}, {close_runs} of starting and of '{NO_LATENCY.name}'"
     return [
         f"{os.cpu_count()} cores, {cores.described}; {platform.system()}, {platform.machine()}.",
         f"{platform.python_implementation()} {platform.python_version()}, {versions}.",
         f"Load average before it began: {os.getloadavg()[0]:.1f}.",
-        f"{rows:,} rows (`--rows`), {runs} {'round' if runs == 1 else 'rounds'}; medians, ratios with their range.",
+        f"{rows:,} rows (`--rows`), {rounds}; medians, ratios with their range.",
         f"{date.today():%-d %B %Y}, `{command}`.",
     ]
 
