@@ -47,7 +47,6 @@ print(pa.array(numpy.arange(2)).to_pylist(), gc.isenabled())
 def test_an_import_that_fails_leaves_nothing_behind() -> None:
     program = """
 import sys
-from pathlib import Path
 from batcher.cli import lean
 lean._WITHOUT = {"no_such_package": "colorsys"}
 try:
