@@ -1,8 +1,8 @@
 """One template of a prompt: checked once, rendered for every row.
 
 Two ways lead to the same text. A template of plain text and plain `{{ column }}` is joined (under a
-microsecond); any other is run by Jinja2 (tens of microseconds). One that reads no column is rendered
-once, here. A property test holds the two ways to each other.
+microsecond), by whoever renders it where its columns are few: see `pieces`; any other is run by Jinja2 (tens of
+microseconds). One that reads no column is rendered once, here. A property test holds the two ways to each other.
 """
 
 import re
@@ -22,14 +22,17 @@ from batcher.prompts.sandbox import prompt_environment, range_within, to_text
 
 HALF_A_CHARACTER = "the text holds half a surrogate pair, which is no Unicode character"
 
+# So few columns make no more than a few times the row; a column a thousand times is added up before it is joined.
 _SLOTS_UNCOUNTED_MAX = 8
 
 _Render = Callable[[Mapping[str, Any]], str]
+Piece = str | tuple[str]
+"""Some text, or the name of a column."""
 
 _LAST_QUOTED = re.compile(r"'([^']*)'[^']*$")
 
 # What an expression over a row's values can raise; RecursionError is a RuntimeError.
-_ROW_FAULTS = (
+ROW_FAULTS = (
     TemplateError,
     ArithmeticError,
     AttributeError,
@@ -44,16 +47,18 @@ _ROW_FAULTS = (
 class Template:
     """A template that has been checked against the input's columns.
 
-    `constant` is the text itself where it is the same for every row, else None. `columns_used` are the
-    columns it reads, in the order of the input.
+    `constant` is the text itself where it is the same for every row, else None. `pieces` is what its text is joined
+    of, texts and the names of columns (as tuples of one), or None where it is more than a few of these.
+    `columns_used` are the columns it reads, in the order of the input.
     """
 
-    __slots__ = ("_render", "_source", "columns_used", "constant", "where")
+    __slots__ = ("_render", "_source", "columns_used", "constant", "pieces", "where")
 
     def __init__(self, inspected: Inspected, render: _Render) -> None:
         self.where = inspected.where
         self.columns_used = inspected.columns_used
         self.constant: str | None = None
+        self.pieces: tuple[Piece, ...] | None = None
         self._source = inspected.source
         self._render = render
 
@@ -66,11 +71,13 @@ class Template:
         """
         try:
             inspected = inspect_template(source, where, names)
-            segments = _segments(inspected, names)
-            template = cls(inspected, _interpreted(inspected, names) if segments is None else _joined(segments))
+            pieces = _pieces(inspected, names)
+            template = cls(inspected, _interpreted(inspected, names) if pieces is None else _joined(pieces))
+            if pieces is not None and sum(isinstance(piece, tuple) for piece in pieces) <= _SLOTS_UNCOUNTED_MAX:
+                template.pieces = tuple(pieces)
             if not inspected.columns_used and not inspected.is_row_used:
                 template.constant = template._render({})
-        except (SyntaxError, *_ROW_FAULTS) as error:
+        except (SyntaxError, *ROW_FAULTS) as error:
             raise PromptError(_fault_sentence(error, where, source)) from error
         return template
 
@@ -83,9 +90,13 @@ class Template:
         """
         try:
             return self._render(row.columns)
-        except _ROW_FAULTS as error:
-            sentence = _fault_sentence(error, f"{self.where} on {row_name(row)}", self._source)
-            raise (PromptError if isinstance(error, TooLongError) else InputError)(sentence) from error
+        except ROW_FAULTS as error:
+            raise self.fault(error, row) from error
+
+    def fault(self, error: BaseException, row: Row) -> InputError | PromptError:
+        """What to raise for one of the `ROW_FAULTS` that came of a row's values."""
+        sentence = _fault_sentence(error, f"{self.where} on {row_name(row)}", self._source)
+        return (PromptError if isinstance(error, TooLongError) else InputError)(sentence)
 
 
 class TooLongError(TemplateError):
@@ -97,24 +108,24 @@ def row_name(row: Row) -> str:
     return f"row {row.index}" if row.key is None else f"row {row.index} (key {row.key!r})"
 
 
-def _segments(inspected: Inspected, names: Names) -> list[str | tuple[str]] | None:
+def _pieces(inspected: Inspected, names: Names) -> list[Piece] | None:
     """Text as `str` and columns as `(name,)`, or None where the template is more than these."""
-    segments: list[str | tuple[str]] = []
+    pieces: list[Piece] = []
     for output in inspected.tree.body:
         if not isinstance(output, nodes.Output):
             return None
         for node in output.nodes:
-            segment = _segment(node, inspected, names)
-            if segment is None:
+            piece = _piece(node, inspected, names)
+            if piece is None:
                 return None
-            if isinstance(segment, str) and segments and isinstance(segments[-1], str):
-                segments[-1] += segment
+            if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
+                pieces[-1] += piece
             else:
-                segments.append(segment)
-    return segments
+                pieces.append(piece)
+    return pieces
 
 
-def _segment(node: nodes.Node, inspected: Inspected, names: Names) -> str | tuple[str] | None:
+def _piece(node: nodes.Node, inspected: Inspected, names: Names) -> Piece | None:
     if isinstance(node, nodes.TemplateData):
         return node.data
     if isinstance(node, nodes.Name):
@@ -125,9 +136,9 @@ def _segment(node: nodes.Node, inspected: Inspected, names: Names) -> str | tupl
     return None if column is None else (column,)
 
 
-def _joined(segments: list[str | tuple[str]]) -> _Render:
-    parts = [segment if isinstance(segment, str) else "" for segment in segments]
-    slots = [(position, segment[0]) for position, segment in enumerate(segments) if isinstance(segment, tuple)]
+def _joined(pieces: list[Piece]) -> _Render:
+    parts = [piece if isinstance(piece, str) else "" for piece in pieces]
+    slots = [(position, piece[0]) for position, piece in enumerate(pieces) if isinstance(piece, tuple)]
     is_long = len(slots) > _SLOTS_UNCOUNTED_MAX
 
     def render(columns: Mapping[str, Any]) -> str:
@@ -135,7 +146,6 @@ def _joined(segments: list[str | tuple[str]]) -> _Render:
         for position, column in slots:
             value = columns[column]
             texts[position] = value if type(value) is str else to_text(value)
-        # Few columns make no more than a few times the row; a column a thousand times is added up first.
         if is_long and sum(map(len, texts)) > TEXT_CHARS_MAX:
             raise TooLongError(f"the text is longer than {TEXT_CHARS_MAX >> 20} MB")
         return "".join(texts)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from batcher.core.records import Row
 from batcher.errors import PromptError
+from batcher.prompts.chat import ChatRenderer
 from batcher.prompts.inspection import Names, inspect_template
-from batcher.prompts.template import Template, _interpreted, _joined, _segments
+from batcher.prompts.template import Template, _interpreted, _joined, _pieces
 
 COLUMNS = ("a", "b", "the c")
 
@@ -37,10 +38,19 @@ def test_joining_equals_jinja(template_pieces: list[str], columns: dict[str, obj
         inspected = inspect_template(source, "prompt.user", names)
     except PromptError:
         reject()
-    segments = _segments(inspected, names)
-    assume(segments is not None)
+    found = _pieces(inspected, names)
+    assume(found is not None)
 
-    assert _interpreted(inspected, names)(columns) == _joined(segments)(columns)
+    text = _interpreted(inspected, names)(columns)
+
+    assert _joined(found)(columns) == text
+    renderer = ChatRenderer.compile(
+        system=source, examples=[(source, source)], user=source, messages_column=None, variables={"v": variable},
+        columns=COLUMNS,
+    )  # fmt: skip
+    messages = renderer.render(Row(0, columns)).messages
+    roles = ("system", "user", "assistant", "user")
+    assert messages == msgspec.json.encode([{"role": role, "content": text} for role in roles])
 
 
 @settings(max_examples=100, deadline=None)
