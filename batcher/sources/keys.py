@@ -58,7 +58,10 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
             return self._hashed.has_suspects()
         if not self._kept:
             return False
-        counts = pc.value_counts(pa.chunked_array(self._kept))
+        keys = pa.chunked_array(self._kept)
+        if len(pc.unique(keys)) == len(keys):  # half the cost of counting each of them
+            return False
+        counts = pc.value_counts(keys)
         self._twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         return len(self._twice) > 0
 
