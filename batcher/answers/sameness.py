@@ -41,6 +41,9 @@ COUNTERS = 200
 
 _PHRASE_WIDTH_MAX, _STRAY_ROWS_MAX = 24, 10
 _HEAD_CHARS, _FOLDED_HEAD_CHARS = 120, 50
+# To make a regular expression ready takes as long as to search some hundred heads, and long answers come a few at a
+# time: so many heads are searched together.
+_GATHERED_ROWS = 4096
 # A number, or an id that holds one: `198,004`, `req_011CaX`, `3f2a-99b1`.
 _NUMBER = r"[a-z_-]*\p{Nd}(?:[.,]?[a-z\p{Nd}_-])*"
 _NUMBER_SIGN = "#"
@@ -129,26 +132,36 @@ class SameHeads:
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         self._frequent = Frequent()
-        self._answers = 0
+        self._answers = self._waiting_rows = 0
+        self._waiting: list[pa.Array] = []
         plain = {label.strip().lower() for label in labels or ()}
         # Numbers are folded in what is compared, so that a label with one may look like something else.
         self._labels = frozenset(label for label in plain if not any(map(str.isdigit, label)))
 
     def add(self, answers: pa.Array) -> None:
         """Look at a batch of answers without nulls."""
-        heads = pc.utf8_slice_codeunits(pc.utf8_ltrim_whitespace(answers), 0, _HEAD_CHARS)
-        # Cut again, since longer numbers leave less of the text behind them.
-        folded = pc.utf8_slice_codeunits(_folded(_plain(heads)), 0, _FOLDED_HEAD_CHARS)
-        self._frequent.add(folded)
+        self._waiting.append(pc.utf8_slice_codeunits(pc.utf8_ltrim_whitespace(answers), 0, _HEAD_CHARS))
         self._answers += len(answers)
+        self._waiting_rows += len(answers)
+        if self._waiting_rows >= _GATHERED_ROWS:
+            self._count()
 
     def may_be_above(self, share: Decimal) -> bool:
         """Whether one answer that says something may take more than `share` of them."""
+        self._count()
         if self._answers < ROWS_MIN or share >= 1:
             return False
         most = share * self._answers - self._frequent.missed_max
         frequent = (self._frequent.shown[digest] for digest, count in self._frequent.counts.items() if count > most)
         return any(head and not self._is_label(head) for head in frequent)
+
+    def _count(self) -> None:
+        if not self._waiting:
+            return
+        heads = pa.concat_arrays(self._waiting)
+        self._waiting, self._waiting_rows = [], 0
+        # Cut again, since longer numbers leave less of the text behind them.
+        self._frequent.add(pc.utf8_slice_codeunits(_folded(_plain(heads)), 0, _FOLDED_HEAD_CHARS))
 
     def _is_label(self, head: str) -> bool:
         """Whether a head is a whole answer that names a label: bare, or as `{"label": …}`."""
