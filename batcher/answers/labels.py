@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from batcher.answers.finder import SEARCHED_CHARS_MAX, LabelFinder, key_of
-from batcher.answers.text import CUT_REASONS, ReasoningSplit, SplitText, refusal, truncation
+from batcher.answers.text import CUT_REASONS, FILTER_REASONS, ReasoningSplit, SplitText, refusal, truncation
 from batcher.core.records import Invalid, Repaired, Reply, Request, Valid, Verdict
 from batcher.errors import JobError
 
@@ -21,6 +21,7 @@ LABELS_SHOWN_MAX = 20
 LABELS_ASKED_MAX = 200
 
 _JSON_FIELD = "label"
+_STOPPED_SHORT = CUT_REASONS | FILTER_REASONS
 _FENCE = "```"
 _IN_SENTENCE = "label found inside a sentence"
 _IN_FIELDS = "label found in one of several JSON fields"
@@ -65,6 +66,7 @@ class LabelChecker:
         self._exact |= {label: label for label in labels}
         self._finder = LabelFinder(labels)
         self._reasoning = ReasoningSplit(reasoning_tag)
+        self._exact = {text: label for text, label in self._exact.items() if not self._reasoning.is_in(text)}
         # In sorted order, a key that begins another stands right before one that it begins.
         keys = pairwise(sorted(self._label_of_key))
         self._may_go_on = {self._label_of_key[key] for key, following in keys if following.startswith(key)}
@@ -76,13 +78,13 @@ class LabelChecker:
 
     def check(self, request: Request, reply: Reply) -> Verdict:  # noqa: ARG002
         """See `Checker`."""
+        label = self._exact.get(reply.text)
+        if label is not None and not reply.refusal and reply.finish_reason not in _STOPPED_SHORT:
+            return Valid(reply.text, label, reply.reasoning)
         split = self._reasoning.split(reply)
         if (refused := refusal(reply, split)) is not None:
             return refused
         is_cut = reply.finish_reason in CUT_REASONS
-        label = self._exact.get(split.answer)
-        if label is not None and not is_cut:
-            return Valid(split.answer, label, split.reasoning)
         verdict = self._judge(split)
         if is_cut and (not isinstance(verdict, Valid) or verdict.label in self._may_go_on):
             return truncation(split)

@@ -48,6 +48,10 @@ class ReasoningSplit:
             self._open, self._close = tag, f"{tag[0]}/{tag[1:]}"
             self._tags = re.compile(f"({re.escape(self._open)}|{re.escape(self._close)})")
 
+    def is_in(self, text: str) -> bool:
+        """Whether a tag stands in the text."""
+        return self._tags is not None and self._tags.search(text) is not None
+
     def split(self, reply: Reply) -> SplitText:
         """The reply's text and reasoning."""
         if self._tags is None or self._tags.search(reply.text) is None:

@@ -261,7 +261,7 @@ def _gate(
         mask=common.mask,
         secrets=[key] if key is not None and len(key) >= SECRET_LENGTH_MIN else (),
         contact=common.contact,
-        on_headers=lessons.heard,
+        on_response=lessons.heard,
     )
     return GatedCaller(
         inner,

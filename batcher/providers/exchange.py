@@ -37,17 +37,21 @@ TOO_LARGE = f"the response is larger than {BODY_BYTES_MAX // 2**20} MiB"
 """What is said of one that is."""
 
 
-class Answered(Protocol):
+class Headed(Protocol):
+    """What has headers: a response, or a failure that one stands behind."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name, in any case; made of the head's bytes at the first look, which few responses get."""
+        ...
+
+
+class Answered(Headed, Protocol):
     """A 200 response, as its client keeps it: a copy would cost more than all that is ever read of it."""
 
     @property
     def body(self) -> bytes:
         """Whole and decompressed."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By name, in any case."""
         ...
 
 

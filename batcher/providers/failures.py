@@ -65,11 +65,6 @@ def received_body(error: StatusFailed | TransportFailed) -> bytes:
     return error.received if isinstance(error, BrokenBody) else b""
 
 
-def received_headers(error: StatusFailed | TransportFailed) -> Mapping[str, str] | None:
-    """The headers of that response, or None where none began."""
-    return error.headers if isinstance(error, StatusFailed | BrokenBody) else None
-
-
 def causes_of(error: BaseException) -> list[BaseException]:
     """An exception, what caused it, what caused that, and so on."""
     causes: list[BaseException] = []

@@ -1,6 +1,6 @@
 """One attempt: a request out, a reply or a failure of a known kind back."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from decimal import Decimal
 
 from batcher.clock import Clock
@@ -10,8 +10,8 @@ from batcher.errors import RefusedError, StoppedError
 from batcher.providers.advice import Asked
 from batcher.providers.classify import FAILED_UNBILLED, classify, clean_words, is_ours
 from batcher.providers.contact import Contact, is_page
-from batcher.providers.exchange import Exchange
-from batcher.providers.failures import StatusFailed, TransportFailed, received_body, received_headers
+from batcher.providers.exchange import Exchange, Headed
+from batcher.providers.failures import BrokenBody, StatusFailed, TransportFailed, received_body
 from batcher.providers.structured import Shape, StructuredSupport
 from batcher.providers.usage import find_usage
 from batcher.providers.wire import ChatWire, Completion, decode_completion
@@ -38,7 +38,7 @@ class HttpCaller:
         mask: Removes secrets from the provider's words.
         secrets: Keys that some provider may quote; an answer that holds one is masked, any other is untouched.
         contact: Whether an API answers at the address at all; shared by all keys of the provider.
-        on_headers: Told the headers of every response, those of error statuses too, before it is judged.
+        on_response: Told of every response, those of error statuses too, before it is judged.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class HttpCaller:
         mask: Callable[[str], str],
         secrets: Collection[str] = (),
         contact: Contact | None = None,
-        on_headers: Callable[[Mapping[str, str]], None] | None = None,
+        on_response: Callable[[Headed], None] | None = None,
     ) -> None:
         self._exchange = exchange
         self._wire = wire
@@ -64,7 +64,7 @@ class HttpCaller:
         self._mask = mask
         self._secrets = tuple(secrets)
         self._contact = contact
-        self._on_headers = on_headers
+        self._on_response = on_response
         self._asked = Asked(wire.model, wire.param_names, None if contact is None else contact.advice)
 
     async def call(self, request: Request) -> Reply:
@@ -82,8 +82,8 @@ class HttpCaller:
         except (StatusFailed, TransportFailed) as error:
             raise self._failure(error, shape) from error
         latency_ms = (self._clock.monotonic() - started_s) * 1000.0
-        if self._on_headers is not None:
-            self._on_headers(answered.headers)
+        if self._on_response is not None:
+            self._on_response(answered)
         try:
             completion = decode_completion(answered.body)
         except ValueError as error:
@@ -128,9 +128,9 @@ class HttpCaller:
         """What to raise for what the exchange raised."""
         if is_ours(error):
             return StoppedError(OUT_OF_FILES, hint=OUT_OF_FILES_HINT)
-        headers, body = received_headers(error), received_body(error)
-        if self._on_headers is not None and headers is not None:
-            self._on_headers(headers)
+        body = received_body(error)
+        if self._on_response is not None and isinstance(error, StatusFailed | BrokenBody):
+            self._on_response(error)
         failure = classify(error, now_s=self._clock.now(), mask=self._mask, asked=self._asked)
         self._bill(failure, body)
         failure.is_reshaped = self._structured.failed(shape, status=failure.status, words=failure.message)

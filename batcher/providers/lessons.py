@@ -9,14 +9,13 @@ many calls at once as may be in flight, each time that a pause ends. A limit on 
 this: it refuses some calls while it serves others.
 """
 
-from collections.abc import Mapping
-
 from batcher.clock import Clock
 from batcher.core.contracts import CallError
 from batcher.limits.adaptive import AdaptiveConcurrency
 from batcher.limits.concurrency import Permits
 from batcher.limits.pause import Pause
 from batcher.limits.taught import HeaderLessons
+from batcher.providers.exchange import Headed
 from batcher.providers.room import COUNTED, Room
 
 
@@ -93,12 +92,12 @@ class KeyLessons:
         if concurrency is not None and _teach(concurrency, error, started_s, now_s, on_wire):
             self._resize(concurrency.limit)
 
-    def heard(self, headers: Mapping[str, str]) -> None:
-        """A response came with these headers."""
+    def heard(self, response: Headed) -> None:
+        """A response came; its headers are read now and then."""
         now_s = self._clock.monotonic()
         if not self._headers.wants(now_s):
             return
-        lesson = self._headers.learn(headers, now_s=now_s, wall_s=self._clock.now(), in_flight=self._on_wire)
+        lesson = self._headers.learn(response.headers, now_s=now_s, wall_s=self._clock.now(), in_flight=self._on_wire)
         if lesson is None:
             self._room.teach(requests_per_minute=None, tokens_per_minute=None)
             return

@@ -59,7 +59,7 @@ class Watched:
                 clock=SystemClock(),
                 mask=lambda text: text.replace("sk-secret-0123456789", "***"),
                 secrets=("sk-secret-0123456789",),
-                on_headers=lambda headers: self.headers.append(dict(headers.items())),
+                on_response=lambda response: self.headers.append(dict(response.headers.items())),
             )
             watch = asyncio.create_task(self._watch())
             try:
