@@ -204,8 +204,10 @@ class FileSource:
         if key is not None:
             is_text = is_said_as_text(self._table.schema([key]).field(0).type)
             keys = key_values(batch.arrow([key]).column(0)) if is_text else [record[key] for record in records]
-        if len(columns) > len(self._selected):
-            records = [{column: record[column] for column in self._selected} for record in records]
+        # Cheaper than dicts of the selected ones: most often there is one more, the key.
+        for column in set(columns).difference(self._selected):
+            for record in records:
+                del record[column]
         return [Row(index + at, record, keys[at]) for at, record in enumerate(records)]
 
     def _look(self, list_column: str | None, tell: Callable[[int], None] | None) -> InputFacts:
