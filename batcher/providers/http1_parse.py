@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import httptools
+import msgspec
 
 from batcher.providers.http1_errors import BrokenHead
 
@@ -63,36 +64,30 @@ class Headers(Mapping[str, str]):
         return self._found
 
 
-class Http1Response:
+class Http1Response(msgspec.Struct, gc=False):
     """One response.
 
     Attributes:
         status: 200 to 999, never an informational one.
-        headers: By name in any case.
+        head: All bytes up to the body.
         body: Without chunks; of `Http1Client.post` decompressed, of a `ResponseReader` as it came.
         fault: Why the body is not whole; None where it is.
     """
 
-    __slots__ = ("_head", "_headers", "body", "fault", "status")
-
-    def __init__(self, status: int, head: bytes, body: bytes, fault: str | None = None) -> None:
-        self.status = status
-        self.body = body
-        self.fault = fault
-        self._head = head
-        self._headers: Headers | None = None
+    status: int
+    head: bytes
+    body: bytes
+    fault: str | None = None
 
     @property
     def headers(self) -> Headers:
-        """The headers; parsed at the first look."""
-        if self._headers is None:
-            self._headers = Headers(self._head)
-        return self._headers
+        """The headers, by name in any case; parsed when somebody looks."""
+        return Headers(self.head)
 
     @property
     def is_encoded(self) -> bool:
         """Whether there is a content-encoding; costs no parsing."""
-        return self._head.lower().find(_ENCODING) >= 0
+        return self.head.lower().find(_ENCODING) >= 0
 
 
 class ResponseReader:
