@@ -218,7 +218,9 @@ class Connection(asyncio.Protocol):
             self._refuse("404 Not Found")
 
     def _answer(self) -> None:
-        self._transport.write(self._desk.give())
+        answer = self._desk.give()
+        if not self._transport.is_closing():  # the client may have been killed meanwhile
+            self._transport.write(answer)
 
     def _refuse(self, status: str) -> None:
         self._desk.refuse()
