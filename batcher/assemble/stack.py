@@ -300,8 +300,15 @@ def _hedge(job: Job, price: AnyPrice | None) -> Hedge | None:
 def _wall(job: Job, endpoint: Endpoint, wire: ChatWire, price: AnyPrice | None, budget: Budget | None) -> Wall | None:
     if budget is None or price is None:
         return None
-    overhead_bytes = len(wire.body(b"", with_format=True))
-    return Wall(budget, WorstCase.of_job(price, model=endpoint.model, params=job.params, overhead_bytes=overhead_bytes))
+    worst_case = WorstCase.of_job(
+        price,
+        model=endpoint.model,
+        params=job.params,
+        overhead_bytes=len(wire.body(b"", with_format=True)),
+        # A template makes text, whatever stands in a row.
+        may_have_parts=job.prompt.messages is not None,
+    )
+    return Wall(budget, worst_case)
 
 
 def _fixed_concurrency(job: Job) -> int | None:

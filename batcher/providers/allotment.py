@@ -92,7 +92,7 @@ class Allotments:
             allotment = self._next(size, len(messages))
             if allotment is None:
                 return None
-        if self._wall is not None and messages.find(b'"type":') >= 0:  # an image costs more than its bytes
+        if self._wall is not None and self._wall.worst_case.has_parts(messages):  # an image costs more than its bytes
             return None
         allotment.calls_left -= 1
         return allotment

@@ -127,6 +127,13 @@ def test_text_that_speaks_of_parts_is_text() -> None:
     assert worst.usd_of(len(asked)) == worst.usd(asked)
 
 
+def test_where_all_is_text_nobody_looks_for_parts() -> None:
+    """Templates make nothing else, and to look takes 50 µs in 100 kB."""
+    worst = WorstCase(NANO, OutputBound(1, is_from_job=True), extra_tokens=0, may_have_parts=False)
+    asked = messages([{"type": "input_audio"}])
+    assert worst.usd_of(len(asked)) == worst.usd(asked)
+
+
 def test_the_advice_names_the_parameter() -> None:
     """For a run that cannot begin."""
     assert "an answer may have 32,768 tokens, as the job sets no params.max_tokens" == (output_bound("m", {}).advice)
