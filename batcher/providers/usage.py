@@ -27,15 +27,15 @@ _USAGES_TRIED = 4
 _USAGE_OBJECT = re.compile(rb'"usage"\s{0,8}:\s{0,8}\{[^{}]{0,2048}(?:\{[^{}]{0,1024}\}[^{}]{0,1024}){0,8}\}')
 
 
-class _InputDetails(msgspec.Struct):
+class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _OutputDetails(msgspec.Struct):
+class _OutputDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class WireUsage(msgspec.Struct):
+class WireUsage(msgspec.Struct, gc=False):
     """The `usage` object as providers send it."""
 
     prompt_tokens: int | None = None
