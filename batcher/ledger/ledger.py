@@ -39,9 +39,10 @@ class Totals:
     def of(cls, outcomes: Sequence[Outcome]) -> "Totals":
         """The sums over outcomes; many at once cost a few operations of the interpreter each."""
         calls, given, cached, output, reasoning = (sum(filter(None, map(count, outcomes))) for count in _COUNTS)
-        costs = list(map(_COST, outcomes))
-        cost_usd = sum(filter(None, costs), Decimal(0))
-        return cls(len(outcomes), calls, given, cached, output, reasoning, cost_usd, costs.count(None))
+        # Not `count(None)`: to compare a Decimal with None takes as long as all else here.
+        costs = [cost for cost in map(_COST, outcomes) if cost is not None]
+        cost_usd = sum(costs, Decimal(0))
+        return cls(len(outcomes), calls, given, cached, output, reasoning, cost_usd, len(outcomes) - len(costs))
 
     def add(self, other: "Totals") -> None:
         """Add the other's sums to these."""
