@@ -53,8 +53,12 @@ async def run_watched(work: Coroutine[Any, Any, None], watches: Sequence[Watch])
             group.create_task(watched())
             for watch in (*watches, load_what_ends_need):
                 group.create_task(watch_over(watch))
-    except* BatcherError as errors:
-        raise _first(errors) from None
+    except BaseExceptionGroup as errors:
+        # Not `except*`: up to Python 3.11.3 what is raised in its block comes out inside of another group.
+        ours, others = errors.split(BatcherError)
+        if ours is None or others is not None:
+            raise
+        raise _first(ours) from None
 
 
 async def load_what_ends_need(over: asyncio.Event) -> None:
@@ -128,5 +132,5 @@ def _first(errors: BaseExceptionGroup[BatcherError]) -> BatcherError:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, BatcherError)  # except* chose it
+    assert isinstance(error, BatcherError)  # the split chose it
     return error
