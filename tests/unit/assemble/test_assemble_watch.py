@@ -159,7 +159,7 @@ def test_the_loop_gives_the_works_value_and_its_error() -> None:
 
 
 def test_no_block_of_the_program_begins_with_a_starred_except() -> None:
-    """Up to Python 3.11.3 an error that is raised in one comes out in a group, and the end of a run looks like a fault."""
+    """Up to Python 3.11.3 an error raised in one comes out in a group: the end of a run looked like a fault."""
     modules = Path(batcher.__file__).parent.rglob("*.py")
 
     assert [] == [path for path in modules if any(isinstance(node, ast.TryStar) for node in ast.walk(_tree(path)))]
