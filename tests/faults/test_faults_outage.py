@@ -18,6 +18,11 @@ def change(rig: Rig, **fields: object) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
+def good_answers(rig: Rig) -> int:
+    with urllib.request.urlopen(rig.base_url.removesuffix("/v1") + "/simulator/witness", timeout=10) as totals:
+        return int(json.load(totals)["good"])
+
+
 def write_job(rig: Rig, more: str) -> None:
     rig.write_job()
     job = rig.folder / "job.yaml"
@@ -30,7 +35,9 @@ def test_an_outage_costs_no_row_its_tries(tmp_path: Path) -> None:
         rig.write_rows(1_000)
         write_job(rig, QUICK)
         process = rig.start("run", "job.yaml")
-        time.sleep(3.0)
+        while good_answers(rig) < 100:
+            assert process.poll() is None, "the run ended before the outage"
+            time.sleep(0.02)
         change(rig, faults={"503": 1.0})
         time.sleep(5.0)
         change(rig, faults={})
