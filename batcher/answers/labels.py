@@ -85,6 +85,9 @@ class LabelChecker:
         if (refused := refusal(reply, split)) is not None:
             return refused
         is_cut = reply.finish_reason in CUT_REASONS
+        label = self._exact.get(split.answer)
+        if label is not None and not is_cut:  # behind the reasoning that was split off
+            return Valid(split.answer, label, split.reasoning)
         verdict = self._judge(split)
         if is_cut and (not isinstance(verdict, Valid) or verdict.label in self._may_go_on):
             return truncation(split)

@@ -41,8 +41,8 @@ COUNTERS = 200
 
 _PHRASE_WIDTH_MAX, _STRAY_ROWS_MAX = 24, 10
 _HEAD_CHARS, _FOLDED_HEAD_CHARS = 120, 50
-# To make a regular expression ready takes as long as to search some hundred heads, and long answers come a few at a
-# time: so many heads are searched together.
+# To make this regular expression ready takes as long as to search some thousand heads (1 ms), and long answers come a
+# few dozen at a time: so many heads are searched together.
 _GATHERED_ROWS = 4096
 # A number, or an id that holds one: `198,004`, `req_011CaX`, `3f2a-99b1`.
 _NUMBER = r"[a-z_-]*\p{Nd}(?:[.,]?[a-z\p{Nd}_-])*"

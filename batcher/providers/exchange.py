@@ -42,7 +42,7 @@ class Headed(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By name, in any case; made of the head's bytes at the first look, which few responses get."""
+        """By name, in any case. May be made anew of the head's bytes at each look, which few responses get."""
         ...
 
 

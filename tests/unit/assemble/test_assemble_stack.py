@@ -1,4 +1,4 @@
-"""How a job's limits become permits."""
+"""How a job's limits become permits, and its budget a wall."""
 
 from decimal import Decimal
 from pathlib import Path
